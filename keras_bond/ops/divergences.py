@@ -1,0 +1,97 @@
+"""Sampled losses whose gradients are those of the divergences to the Best-of-n distribution."""
+
+from keras import ops
+
+from keras_bond.ops._checks import as_float
+from keras_bond.ops.policy_gradient import reinforce_loss
+
+
+def forward_kl_loss(best_log_prob):
+    """Loss with the gradient of KL(pi_BoN || pi): the negative log-likelihood of Best-of-n samples.
+
+        grad = -E_{y ~ pi_BoN} grad log pi(y)
+
+    Args:
+        best_log_prob: (B,), log pi of the best of n anchor samples of each prompt.
+
+    Returns:
+        Scalar.
+
+    Example:
+
+    >>> float(forward_kl_loss([-1.0, -3.0]))
+    2.0
+
+    Source: BOND, equation 9.
+    """
+    return -ops.mean(as_float(best_log_prob))
+
+
+def backward_kl_loss(log_prob, anchor_log_prob, bond_reward, n):
+    """Loss with the gradient of KL(pi || pi_BoN), sampled from the policy.
+
+        grad = -(n - 1) E_{y ~ pi} grad log pi(y) [ r_BOND(y) - beta_BOND log(pi(y) / pi_a(y)) - B ],
+        beta_BOND = 1 / (n - 1)
+
+    Args:
+        log_prob: (B,), log pi(y | x) of the policy's own samples, differentiable.
+        anchor_log_prob: (B,), log pi_a(y | x) of the same samples.
+        bond_reward: (B,), log p_<=(y), or an estimate of it such as `jbond_reward`.
+        n: the n of Best-of-n, at least 2.
+
+    Returns:
+        Scalar.
+
+    Raises:
+        ValueError: if `n` is below 2: the Best-of-1 distribution is the anchor itself (use `kl_loss`).
+
+    Example:
+
+    >>> round(float(backward_kl_loss([-1.0, -2.0], [-1.0, -2.0], [0.0, -1.0], 2)), 4)
+    -0.5
+
+    Source: BOND, equations 10 to 12.
+    """
+    if n < 2:
+        raise ValueError(f"`n` must be at least 2. Received: n={n}")
+    log_prob = as_float(log_prob)
+    log_ratio = ops.stop_gradient(log_prob) - anchor_log_prob
+    return (n - 1) * reinforce_loss(log_prob, bond_reward - log_ratio / (n - 1))
+
+
+def kl_loss(log_prob, anchor_log_prob):
+    """Loss with the gradient of KL(pi || pi_a), sampled from the policy: descending it pulls pi towards the anchor.
+
+        grad = E_{y ~ pi} grad log pi(y) [ log(pi(y) / pi_a(y)) - B ]
+
+    Args:
+        log_prob: (B,), log pi(y | x) of the policy's own samples, differentiable.
+        anchor_log_prob: (B,), log pi_a(y | x) of the same samples.
+
+    Returns:
+        Scalar.
+
+    Example:
+
+    >>> round(float(kl_loss([-1.0, -2.0], [-2.0, -2.0])), 4)
+    0.5
+
+    Source: BOND, equation 19. Algorithm 2 prints this term with the opposite sign, which would ascend the KL.
+    """
+    log_prob = as_float(log_prob)
+    return reinforce_loss(log_prob, anchor_log_prob - ops.stop_gradient(log_prob))
+
+
+def jeffreys_loss(forward, backward, beta=0.5):
+    """The generalised Jeffreys divergence: (1 - beta) * forward + beta * backward.
+
+    `beta` = 1 is the backward KL alone, 0 the forward KL alone.
+
+    >>> jeffreys_loss(1.0, 3.0, beta=0.25)
+    1.5
+
+    Source: BOND, equation 13.
+    """
+    if not 0 <= beta <= 1:
+        raise ValueError(f"`beta` must lie in [0, 1]. Received: beta={beta}")
+    return (1 - beta) * forward + beta * backward

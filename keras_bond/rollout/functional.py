@@ -1,0 +1,73 @@
+"""Models as functions of their weights: one compiled program serves policy, anchor and reference."""
+
+from typing import Any, NamedTuple
+
+import keras
+from keras import ops
+
+
+class Weights(NamedTuple):
+    """Values for a model's variables.
+
+    trainable: list of tensors, one per trainable variable (for an anchor: its float32 shadows).
+    frozen: list of tensors, one per non-trainable variable, or empty: then the model's own are used in place.
+    """
+
+    trainable: list[Any]
+    frozen: list[Any]
+
+
+def weights_of(model, trainable=None):
+    """The present weights of `model`, or those with `trainable` in place of its trainable variables.
+
+    On JAX a compiled program must be given every weight as an argument. TensorFlow and Torch read variables by reference,
+    so there the frozen ones (with LoRA: nearly all) stay where they are.
+    """
+    if trainable is None:
+        trainable = [v.value for v in model.trainable_variables]
+    trainable = [ops.convert_to_tensor(value) for value in trainable]
+    frozen = [v.value for v in model.non_trainable_variables] if keras.config.backend() == "jax" else []
+    return Weights(trainable, frozen)
+
+
+def using(model, weights):
+    """A `keras.StatelessScope` in which `model` computes with `weights`, cast to its variables' dtypes."""
+    return keras.StatelessScope(
+        state_mapping=[
+            *zip(model.trainable_variables, weights.trainable, strict=True),
+            *zip(model.non_trainable_variables, weights.frozen, strict=bool(weights.frozen)),
+        ]
+    )
+
+
+class Program:
+    """A function of tensors, compiled for the backend in use and without gradients; `traces` counts its compilations.
+
+    JAX: `jax.jit`; TensorFlow: `tf.function` with XLA; Torch: eager.
+    """
+
+    def __init__(self, function):
+        self.traces = 0
+
+        def traced(*arguments):
+            self.traces += 1
+            return function(*arguments)
+
+        backend = keras.config.backend()
+        if backend == "jax":
+            import jax
+
+            self._call = jax.jit(traced)
+        elif backend == "tensorflow":
+            import tensorflow as tf
+
+            self._call = tf.function(traced, jit_compile=True, autograph=False)
+        elif backend == "torch":
+            import torch
+
+            self._call = torch.no_grad()(function)
+        else:
+            raise ValueError(f"keras_bond runs on the backends jax, tensorflow and torch. Received: {backend}")
+
+    def __call__(self, *arguments):
+        return self._call(*arguments)

@@ -1,0 +1,256 @@
+"""Sampling from a KerasHub causal language model, and scoring what was sampled.
+
+Prompts are padded on the left, so that every completion starts in the same column: rows of different lengths advance in
+step, each has the full completion budget, and the positions to score are a slice. Rotary positions are relative, so a
+shifted row has the same distribution.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from keras import ops
+from keras_hub import models
+
+from keras_bond.ops import completion_mask, draw_tokens, sequence_kl, token_log_probs
+from keras_bond.rollout.functional import Program, using
+
+
+class Completions(NamedTuple):
+    """A batch of B sampled completions of at most T tokens."""
+
+    token_ids: Any
+    """(B, T) int32; padding after the stop token."""
+    mask: Any
+    """(B, T) bool, true up to and including the stop token."""
+    log_probs: Any
+    """(B, T) float32, log-probability of each token under the distribution it was drawn from."""
+
+
+def _stacked_cache(backbone, batch_size, length, dtype):
+    """Gemma and Gemma 2: per layer one tensor (B, 2, S, heads, dim), keys and values."""
+    shape = (batch_size, 2, length, backbone.num_key_value_heads, backbone.head_dim)
+    return [ops.zeros(shape, dtype) for _ in backbone.transformer_layers]
+
+
+def _paired_cache(backbone, batch_size, length, dtype):
+    """Gemma 3: per layer a pair of (B, S, heads, dim), keys and values."""
+    shape = (batch_size, length, backbone.num_key_value_heads, backbone.head_dim)
+    return [(ops.zeros(shape, dtype), ops.zeros(shape, dtype)) for _ in backbone.transformer_layers]
+
+
+_CACHES = {models.GemmaBackbone: _stacked_cache, models.Gemma3Backbone: _paired_cache}
+
+
+class Rollout:
+    """Compiled sampling and scoring for one `CausalLM`, with the weights as arguments.
+
+    Args:
+        causal_lm: a KerasHub `CausalLM` with a Gemma, Gemma 2 or Gemma 3 (text) backbone and its preprocessor.
+        max_prompt_length: tokens, the start token included.
+        max_completion_length: tokens, the stop token included.
+        temperature: > 0, divides the logits when sampling and when scoring.
+        stop_token_ids: `"auto"` (the tokenizer's end token, and `<end_of_turn>` where it exists) or a sequence of ids.
+
+    Raises:
+        ValueError: if the model is not supported or an argument is out of range.
+    """
+
+    def __init__(self, causal_lm, max_prompt_length, max_completion_length, temperature=1.0, stop_token_ids="auto"):
+        backbone = getattr(causal_lm, "backbone", None)
+        if not isinstance(backbone, tuple(_CACHES)):
+            raise ValueError(
+                "The policy must be a KerasHub `CausalLM` with a Gemma, Gemma 2 or Gemma 3 backbone, such as "
+                "`keras_hub.models.GemmaCausalLM.from_preset(...)`. "
+                f"Received: {type(causal_lm).__name__} with backbone {type(backbone).__name__}"
+            )
+        if getattr(causal_lm, "preprocessor", None) is None:
+            raise ValueError(
+                "The policy needs its `preprocessor`, whose tokenizer turns prompts into tokens. Received a "
+                f"`{type(causal_lm).__name__}` with preprocessor=None: load it with `from_preset`."
+            )
+        if getattr(backbone, "vision_encoder", None) is not None:
+            raise ValueError("Only text models are supported: load the Gemma 3 preset whose name ends in `_text`.")
+        for name, value in (
+            ("max_prompt_length", max_prompt_length),
+            ("max_completion_length", max_completion_length),
+        ):
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"`{name}` must be an integer of at least 1. Received: {name}={value!r}")
+        if not temperature > 0:
+            raise ValueError(
+                "`temperature` must be above 0: at 0 all samples are the same (greedy) and Best-of-n of them is no better "
+                f"than one. Received: temperature={temperature}"
+            )
+        self.causal_lm = causal_lm
+        self.tokenizer = causal_lm.preprocessor.tokenizer
+        self.max_prompt_length = max_prompt_length
+        self.max_completion_length = max_completion_length
+        self.temperature = temperature
+        self.stop_token_ids = self._stop_token_ids(stop_token_ids)
+        self._new_cache = next(make for kind, make in _CACHES.items() if isinstance(backbone, kind))
+        self._sample = Program(self._sample_function)
+        self._score = Program(self._score_function)
+        self._divergence = Program(self._divergence_function)
+
+    # Text to tokens and back.
+
+    def encode(self, prompts):
+        """Token ids of each prompt, start token first: a list of lists.
+
+        Raises:
+            ValueError: if a prompt is longer than `max_prompt_length`; it names the prompt, its length and the limit.
+        """
+        rows = self.tokenizer(list(prompts))
+        rows = rows.to_list() if hasattr(rows, "to_list") else [list(map(int, row)) for row in rows]
+        start = self.tokenizer.start_token_id
+        encoded = [[start, *(t for t in row)] for row in rows]
+        for i, row in enumerate(encoded):
+            if len(row) > self.max_prompt_length:
+                raise ValueError(
+                    f"Prompt {i} has {len(row)} tokens (start token included), more than `max_prompt_length`="
+                    f"{self.max_prompt_length}: shorten it or raise the limit. Received: {prompts[i]!r:.200}"
+                )
+        return encoded
+
+    def pad(self, encoded, width=None):
+        """(ids, mask) of encoded prompts, each (B, width) int32, padded on the left.
+
+        The default width is the longest prompt's, rounded up to a multiple of 8 within `max_prompt_length`.
+        """
+        width = width or self.bucket(encoded)
+        ids = np.full((len(encoded), width), self.tokenizer.pad_token_id, "int32")
+        mask = np.zeros((len(encoded), width), "int32")
+        for i, row in enumerate(encoded):
+            ids[i, width - len(row) :] = row
+            mask[i, width - len(row) :] = 1
+        return ids, mask
+
+    def bucket(self, encoded):
+        """The padded width for these prompts: one width, hence one compiled program, per data set."""
+        return min(-(-max(map(len, encoded)) // 8) * 8, self.max_prompt_length)
+
+    def decode(self, completions):
+        """The texts of `completions`, without their stop tokens: a list of B str."""
+        ids, mask = ops.convert_to_numpy(completions.token_ids), ops.convert_to_numpy(completions.mask)
+        keep = mask.astype(bool) & ~np.isin(ids, self.stop_token_ids)
+        texts = self.tokenizer.detokenize(np.where(keep, ids, self.tokenizer.pad_token_id))
+        if hasattr(texts, "numpy"):
+            texts = [t.decode("utf-8", errors="replace") for t in texts.numpy()]
+        return [str(t) for t in texts]
+
+    # Compiled pieces.
+
+    def sample(self, weights, prompt_ids, prompt_mask, uniforms):
+        """Sample one completion per row; a pure function of weights, prompts and uniform random numbers.
+
+        Args:
+            weights: `Weights`.
+            prompt_ids, prompt_mask: (B, P), left-padded.
+            uniforms: (B, T), in [0, 1): one number a token.
+
+        Returns:
+            `Completions`.
+        """
+        return Completions(*self._sample(weights, *_tensors(prompt_ids, prompt_mask, uniforms)))
+
+    def score(self, weights, prompt_ids, prompt_mask, completion_ids):
+        """(B, T) float32: log-probability of every completion token under `weights` at the sampling temperature."""
+        return self._score(weights, *_tensors(prompt_ids, prompt_mask, completion_ids))
+
+    def divergence(self, weights, other_weights, prompt_ids, prompt_mask, completions):
+        """(B,) float32: KL(pi || pi_other) in nats along completions sampled from pi, exact per token."""
+        tensors = _tensors(prompt_ids, prompt_mask, completions.token_ids, completions.mask)
+        return self._divergence(weights, other_weights, *tensors)
+
+    def completion_logits(self, prompt_ids, prompt_mask, completion_ids):
+        """(B, T, V): the logits that predict each completion token, from the model's present weights.
+
+        Only completion positions are projected to the vocabulary.
+        """
+        width = prompt_ids.shape[1]
+        ids = ops.concatenate([prompt_ids, completion_ids[:, :-1]], axis=1)
+        mask = ops.concatenate([prompt_mask, ops.ones_like(completion_ids[:, :-1])], axis=1)
+        backbone = self.causal_lm.backbone
+        hidden = backbone({"token_ids": ids, "padding_mask": mask}, training=False)
+        return backbone.token_embedding(hidden[:, width - 1 :], reverse=True)
+
+    def token_log_probs(self, prompt_ids, prompt_mask, completion_ids):
+        """(B, T) float32: `score` under the model's present weights, differentiable."""
+        logits = self.completion_logits(prompt_ids, prompt_mask, completion_ids)
+        return token_log_probs(logits, completion_ids, self.temperature)
+
+    def _score_function(self, weights, prompt_ids, prompt_mask, completion_ids):
+        with using(self.causal_lm, weights):
+            return self.token_log_probs(prompt_ids, prompt_mask, completion_ids)
+
+    def _divergence_function(self, weights, other_weights, *tensors):
+        *prompt_and_completion, mask = tensors
+        with using(self.causal_lm, weights):
+            logits = self.completion_logits(*prompt_and_completion)
+        with using(self.causal_lm, other_weights):
+            other_logits = self.completion_logits(*prompt_and_completion)
+        return sequence_kl(logits, other_logits, mask, self.temperature)
+
+    def _sample_function(self, weights, prompt_ids, prompt_mask, uniforms):
+        with using(self.causal_lm, weights):
+            return self._generate(prompt_ids, prompt_mask, uniforms)
+
+    def _generate(self, prompt_ids, prompt_mask, uniforms):
+        batch_size, width = prompt_ids.shape
+        budget = uniforms.shape[1]
+        mask = ops.concatenate([prompt_mask, ops.ones((batch_size, budget), "int32")], axis=1)
+        cache = self._new_cache(self.causal_lm.backbone, batch_size, width + budget, self.causal_lm.compute_dtype)
+        if width > 1:  # all but the last prompt token, which the first step below takes
+            _, cache = self._decode(prompt_ids[:, :-1], cache, 0, mask)
+
+        def unfinished(step, token, done, token_ids, log_probs, cache):
+            return ops.logical_and(step < budget, ops.logical_not(ops.all(done)))
+
+        def next_token(step, token, done, token_ids, log_probs, cache):
+            hidden, cache = self._decode(ops.expand_dims(token, 1), cache, width - 1 + step, mask)
+            logits = self.causal_lm.backbone.token_embedding(hidden, reverse=True)[:, 0]
+            u = ops.squeeze(ops.slice(uniforms, (0, step), (batch_size, 1)), 1)
+            token, log_prob = draw_tokens(logits, u, self.temperature)
+            token = ops.where(done, self.tokenizer.pad_token_id, token)
+            token_ids = ops.slice_update(token_ids, (0, step), ops.expand_dims(token, 1))
+            log_probs = ops.slice_update(log_probs, (0, step), ops.expand_dims(log_prob, 1))
+            for stop in self.stop_token_ids:
+                done = ops.logical_or(done, ops.equal(token, stop))
+            return step + 1, token, done, token_ids, log_probs, cache
+
+        _, _, _, token_ids, log_probs, _ = ops.while_loop(
+            unfinished,
+            next_token,
+            (
+                ops.convert_to_tensor(0, "int32"),
+                prompt_ids[:, -1],
+                ops.zeros((batch_size,), "bool"),
+                ops.full((batch_size, budget), self.tokenizer.pad_token_id, "int32"),
+                ops.zeros((batch_size, budget), "float32"),
+                cache,
+            ),
+        )
+        return token_ids, completion_mask(token_ids, self.stop_token_ids), log_probs
+
+    def _decode(self, token_ids, cache, index, mask):
+        """Hidden states of `token_ids` (B, q), which stand in columns index, index + 1, ..., and the updated cache."""
+        backbone = self.causal_lm.backbone
+        x = backbone.token_embedding(token_ids)
+        x = x * ops.cast(ops.sqrt(backbone.hidden_dim), x.dtype)
+        updated = []
+        for layer, layer_cache in zip(backbone.transformer_layers, cache, strict=True):
+            x, layer_cache = layer(x, padding_mask=mask, cache=layer_cache, cache_update_index=index)
+            updated.append(layer_cache)
+        return backbone.layer_norm(x), updated
+
+    def _stop_token_ids(self, stop_token_ids):
+        if stop_token_ids != "auto":
+            return tuple(int(t) for t in stop_token_ids)
+        end_of_turn = self.tokenizer.token_to_id("<end_of_turn>")
+        known = self.tokenizer.id_to_token(end_of_turn) == "<end_of_turn>"
+        return (self.tokenizer.end_token_id, *([end_of_turn] if known else []))
+
+
+def _tensors(*values):
+    dtypes = {"f": "float32", "i": "int32", "b": "bool"}
+    return [ops.convert_to_tensor(v, dtype=dtypes[v.dtype.kind]) if isinstance(v, np.ndarray) else v for v in values]

@@ -1,0 +1,83 @@
+"""JAX: the state is an argument. During `fit` the variables are empty, and every piece is given their values."""
+
+import jax
+import keras
+
+
+class BackendTrainer:
+    def make_train_function(self, force=False):
+        if self.train_function is None or force:
+            super().make_train_function(force=force)
+            self.train_function = self._collect_before(self.train_function)
+
+    def make_test_function(self, force=False):
+        if self.test_function is None or force:
+            super().make_test_function(force=force)
+            self.test_function = self._collect_before(self.test_function)
+
+    def _collect_before(self, step):
+        def function(state, iterator):
+            (rows,) = next(iterator)
+            trainable, non_trainable, *rest = state
+            try:
+                with self._scope(trainable, non_trainable) as scope:
+                    draw = self.draw(rows.shape[0])
+                non_trainable = [scope.get_current_value(v) for v in self.non_trainable_variables]
+                trajectory = self.collect(rows, draw)
+            except BaseException:
+                self._attach(state)
+                raise
+            return step((trainable, non_trainable, *rest), iter([(trajectory,)]))
+
+        return function
+
+    def train_step(self, state, data):
+        trainable, non_trainable, optimizer, metrics = state
+        (trajectory,) = data
+
+        def loss_fn(trainable):
+            with self._scope(trainable, non_trainable, optimizer):
+                loss, logs = self.loss_and_logs(trajectory)
+                scale = self.optimizer.scale_loss(1.0)
+            return loss * scale, (logs, scale)
+
+        gradients, (logs, scale) = jax.grad(loss_fn, has_aux=True)(trainable)
+        with self._scope(trainable, non_trainable, optimizer):
+            updates = self.optimizer.iterations
+        trainable, optimizer = self.optimizer.stateless_apply(optimizer, gradients, trainable)
+        with self._scope(trainable, non_trainable, optimizer, metrics) as scope:
+            logs = self.finish_update(logs, gradients, scale, updates)
+        return logs, self._state(scope, optimizer=True)
+
+    def test_step(self, state, data):
+        trainable, non_trainable, metrics = state
+        (trajectory,) = data
+        with self._scope(trainable, non_trainable, None, metrics) as scope:
+            logs = self.track(self.loss_and_logs(trajectory)[1])
+        return logs, self._state(scope, optimizer=False)
+
+    def _scope(self, trainable, non_trainable, optimizer=None, metrics=None):
+        mapping = [
+            *zip(self.trainable_variables, trainable, strict=True),
+            *zip(self.non_trainable_variables, non_trainable, strict=True),
+        ]
+        if optimizer is not None:
+            mapping += zip(self.optimizer.variables, optimizer, strict=True)
+        if metrics is not None:
+            mapping += zip(self.metrics_variables, metrics, strict=True)
+        return keras.StatelessScope(state_mapping=mapping)
+
+    def _state(self, scope, optimizer):
+        groups = [self.trainable_variables, self.non_trainable_variables]
+        groups += [self.optimizer.variables] if optimizer else []
+        return tuple([scope.get_current_value(v) for v in group] for group in (*groups, self.metrics_variables))
+
+    def _attach(self, state):
+        """Give the variables their values back, so that the trainer is usable after an error."""
+        trainable, non_trainable, *optimizer, metrics = state
+        groups = [(self.trainable_variables, trainable), (self.non_trainable_variables, non_trainable)]
+        groups += [(self.optimizer.variables, values) for values in optimizer]
+        for variables, values in (*groups, (self.metrics_variables, metrics)):
+            for variable, value in zip(variables, values, strict=True):
+                variable.assign(value)
+        self._jax_state_synced = True

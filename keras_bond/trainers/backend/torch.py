@@ -1,0 +1,39 @@
+"""Torch: variables are read and written in place; eager, with autograd."""
+
+import torch
+
+
+class BackendTrainer:
+    def make_train_function(self, force=False):
+        if self.train_function is None or force:
+            super().make_train_function(force=force)
+            self.train_function = self._collect_before(self.train_function)
+
+    def make_test_function(self, force=False):
+        if self.test_function is None or force:
+            super().make_test_function(force=force)
+            self.test_function = self._collect_before(self.test_function)
+
+    def _collect_before(self, step):
+        def function(data):
+            ((rows,),) = data
+            return step([(self.collect(rows, self.draw(rows.shape[0])),)])
+
+        return function
+
+    def train_step(self, data):
+        (trajectory,) = data
+        self.zero_grad()
+        loss, logs = self.loss_and_logs(trajectory)
+        scale = self.optimizer.scale_loss(torch.ones(()))
+        (loss * scale).backward()
+        variables = self.trainable_weights[:]
+        gradients = [v.value.grad for v in variables]
+        with torch.no_grad():
+            updates = self.optimizer.iterations + 0
+            self.optimizer.apply(gradients, variables)
+            return self.finish_update({k: v.detach() for k, v in logs.items()}, gradients, scale, updates)
+
+    def test_step(self, data):
+        (trajectory,) = data
+        return self.track(self.loss_and_logs(trajectory)[1])

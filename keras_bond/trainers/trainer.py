@@ -1,0 +1,408 @@
+"""The shell that every algorithm shares: `fit` collects a trajectory, then makes one compiled update.
+
+    prompts --collect--> Trajectory (samples of policy and anchor, rewards)         on the host, over compiled pieces
+            --train_step--> loss, gradients, optimizer, anchor: one compiled update   the backend's custom train step
+
+A subclass states its `objective`; `backend/` holds what JAX, TensorFlow and Torch do differently.
+"""
+
+from typing import Any, NamedTuple
+
+import h5py
+import keras
+import numpy as np
+from keras import ops
+
+from keras_bond.anchors import FrozenAnchor
+from keras_bond.ops import sequence_log_prob, win_rate
+from keras_bond.rewards import call_reward
+from keras_bond.rollout import PromptTable, Rollout, Trajectory, Weights, weights_of
+from keras_bond.trainers.backend import BackendTrainer
+from keras_bond.trainers.progress import ProgressBar
+
+METRICS = (
+    "reward",
+    "kl_reference",
+    "win_rate",
+    "kl_anchor",
+    "anchor_reward",
+    "reward_std",
+    "tie_rate",
+    "penalised",
+    "completion_length",
+    "truncated",
+    "forward_loss",
+    "backward_loss",
+    "regularizer",
+    "grad_norm",
+    "anchor_distance",
+    "loss",
+)
+
+
+class Draw(NamedTuple):
+    """What a rollout takes from the trainer's state: weights, and random numbers from two independent streams."""
+
+    policy: Weights
+    anchor: Weights
+    reference: Weights
+    policy_uniforms: Any
+    """(B, T), one number per token of the policy's samples."""
+    anchor_uniforms: Any
+    """(n, B, T), one number per token of the anchor's samples."""
+
+
+class AlignmentTrainer(BackendTrainer, keras.Model):
+    """A `keras.Model` whose `fit` takes prompts, samples from policy and anchor, and descends `objective`.
+
+    Args: see `JBOND`; `anchor` is a `keras_bond.anchors.Anchor`, `num_anchor_samples` its samples per prompt.
+
+    The logs of a step hold the values of that step; those of an epoch their mean over it. Names and units:
+    `reward`, `anchor_reward` (mean), `reward_std` (over the batch), `win_rate` (policy sample against anchor samples, ties
+    half), `tie_rate`, `penalised` (share with r_J < 0), `kl_anchor`, `kl_reference` (nats, mean log-ratio of the policy's
+    samples), `forward_loss`, `backward_loss`, `regularizer`, `loss` (surrogates: only their gradients mean something),
+    `completion_length` (tokens), `truncated` (share without a stop token), `grad_norm`, `anchor_distance` (Euclidean).
+    """
+
+    def __init__(
+        self,
+        policy,
+        reward,
+        *,
+        anchor,
+        num_anchor_samples,
+        max_prompt_length=64,
+        max_completion_length=32,
+        temperature=1.0,
+        stop_token_ids="auto",
+        sampler="random",
+        seed=0,
+        name=None,
+        **kwargs,
+    ):
+        super().__init__(name=name, **kwargs)
+        _check_reward(reward)
+        _check_sampler(sampler)
+        self.rollout = Rollout(policy, max_prompt_length, max_completion_length, temperature, stop_token_ids)
+        if not policy.trainable_variables:
+            raise ValueError("`policy` has no trainable variables: set `policy.trainable = True` or enable LoRA.")
+        if not policy.preprocessor.built:
+            policy.preprocessor.build(None)
+        for layer in policy.preprocessor._flatten_layers():  # stateless; unbuilt, Keras would build all on row numbers
+            layer.built = True
+        self.policy = policy
+        self.reward = reward
+        self.anchor = anchor
+        self.num_anchor_samples = num_anchor_samples
+        self.seed = seed
+        self.reference = FrozenAnchor(name="reference")
+        for shadow in (self.anchor, self.reference):
+            shadow.follow(policy.trainable_variables)
+        self.policy_seed, self.anchor_seed = (
+            keras.random.SeedGenerator(int(s)) for s in np.random.SeedSequence(seed).generate_state(2) >> 1
+        )
+        self._means = [keras.metrics.Mean(name=metric) for metric in METRICS]
+        self._table = None
+        self.built = True
+
+    # What a subclass states.
+
+    def objective(self, log_prob, best_log_prob, trajectory):
+        """The loss of one update and its parts.
+
+        Args:
+            log_prob: (B,), log pi(y | x) of the policy's samples, differentiable.
+            best_log_prob: (B,), log pi(y_best | x) of the best anchor samples, differentiable.
+            trajectory: `Trajectory`.
+
+        Returns:
+            (loss, logs): a scalar, and a dict of scalars by metric name.
+        """
+        raise NotImplementedError(f"`{type(self).__name__}` must implement `objective`.")
+
+    # The rollout.
+
+    def draw(self, batch_size):
+        """Weights and random numbers for one rollout; advances the seeds, which are part of the tracked state."""
+        shape = (batch_size, self.rollout.max_completion_length)
+        return Draw(
+            policy=weights_of(self.policy),
+            anchor=weights_of(self.policy, [s.value for s in self.anchor.shadows]),
+            reference=weights_of(self.policy, [s.value for s in self.reference.shadows]),
+            policy_uniforms=keras.random.uniform(shape, seed=self.policy_seed),
+            anchor_uniforms=keras.random.uniform((self.num_anchor_samples, *shape), seed=self.anchor_seed),
+        )
+
+    def collect(self, rows, draw):
+        """Sample y from the policy and y_1 ... y_n from the anchor for these rows of the prompts; score and compare.
+
+        Args:
+            rows: (B,) row numbers of the table in `fit`.
+            draw: a `Draw`.
+
+        Returns:
+            `Trajectory`.
+        """
+        rollout, n = self.rollout, self.num_anchor_samples
+        rows = ops.convert_to_numpy(rows)
+        prompts, columns = self._table.rows(rows)
+        ids, mask = rollout.pad([self._encoded[i] for i in rows], self._width)
+
+        sample = rollout.sample(draw.policy, ids, mask, draw.policy_uniforms)
+        anchor = [rollout.sample(draw.anchor, ids, mask, draw.anchor_uniforms[i]) for i in range(n)]
+        # dispatched before the host computes rewards, so that on JAX the device works meanwhile
+        anchor_log_probs = rollout.score(draw.anchor, ids, mask, sample.token_ids)
+        reference_log_probs = rollout.score(draw.reference, ids, mask, sample.token_ids)
+
+        texts = [text for completions in (sample, *anchor) for text in rollout.decode(completions)]
+        columns = {name: values * (n + 1) for name, values in columns.items()}
+        rewards = call_reward(self.reward, prompts * (n + 1), texts, columns).reshape(n + 1, len(rows))
+
+        best = np.argmax(rewards[1:], axis=0), np.arange(len(rows))
+        return Trajectory(
+            prompt_ids=ids,
+            prompt_mask=mask,
+            completion_ids=sample.token_ids,
+            completion_mask=sample.mask,
+            best_ids=np.stack([ops.convert_to_numpy(a.token_ids) for a in anchor])[best],
+            best_mask=np.stack([ops.convert_to_numpy(a.mask) for a in anchor])[best],
+            reward=rewards[0],
+            anchor_rewards=np.ascontiguousarray(rewards[1:].T),
+            anchor_log_prob=sequence_log_prob(anchor_log_probs, sample.mask),
+            reference_log_prob=sequence_log_prob(reference_log_probs, sample.mask),
+        )
+
+    # The update.
+
+    def loss_and_logs(self, trajectory):
+        """(loss, logs) of a trajectory under the present weights: one policy forward pass for y and y_best together."""
+        t = Trajectory(*(ops.convert_to_tensor(field) for field in trajectory))
+        log_probs = self.rollout.token_log_probs(
+            ops.concatenate([t.prompt_ids, t.prompt_ids]),
+            ops.concatenate([t.prompt_mask, t.prompt_mask]),
+            ops.concatenate([t.completion_ids, t.best_ids]),
+        )
+        log_prob = sequence_log_prob(log_probs, ops.concatenate([t.completion_mask, t.best_mask]))
+        log_prob, best_log_prob = ops.split(log_prob, 2)
+        loss, logs = self.objective(log_prob, best_log_prob, t)
+
+        reward = ops.expand_dims(t.reward, 1)
+        last_is_stop = sum(
+            ops.cast(ops.equal(t.completion_ids[:, -1], s), "int32") for s in self.rollout.stop_token_ids
+        )
+        full = ops.logical_and(t.completion_mask[:, -1], ops.equal(last_is_stop, 0))
+        return loss, logs | {
+            "loss": loss,
+            "reward": ops.mean(t.reward),
+            "anchor_reward": ops.mean(t.anchor_rewards),
+            "reward_std": ops.std(t.reward),
+            "win_rate": ops.mean(win_rate(t.reward, t.anchor_rewards)),
+            "tie_rate": ops.mean(ops.cast(ops.equal(reward, t.anchor_rewards), "float32")),
+            "kl_anchor": ops.mean(log_prob - t.anchor_log_prob),
+            "kl_reference": ops.mean(log_prob - t.reference_log_prob),
+            "completion_length": ops.mean(ops.sum(ops.cast(t.completion_mask, "float32"), axis=1)),
+            "truncated": ops.mean(ops.cast(full, "float32")),
+        }
+
+    def finish_update(self, logs, gradients, scale, updates_before):
+        """After the optimizer's step, in the same compiled program: move the anchor, keep the books; returns the logs."""
+        values = [v.value for v in self.trainable_variables]
+        self.anchor.update(values, updated=ops.cast(self.optimizer.iterations - updates_before, "int32"))
+        squares = [ops.sum(ops.square(ops.cast(g, "float32"))) for g in gradients if g is not None]
+        logs["grad_norm"] = ops.sqrt(sum(squares)) / scale
+        logs["anchor_distance"] = self.anchor.distance(values)
+        return self.track(logs)
+
+    def track(self, logs):
+        """Update the epoch's means with the logs of a step, and return these in the metrics' order."""
+        ordered = {m.name: ops.cast(logs.get(m.name, 0.0), "float32") for m in self._means}
+        for mean in self._means:
+            mean.update_state(ordered[mean.name])
+        return ordered
+
+    @property
+    def metrics(self):
+        return self._means
+
+    def call(self, inputs, training=False):
+        """The policy's logits."""
+        return self.policy(inputs, training=training)
+
+    # What a user calls.
+
+    def compile(self, optimizer="adam", **kwargs):
+        """As `keras.Model.compile`, without a loss: the objective is the algorithm's own.
+
+        Args:
+            optimizer: name or `keras.optimizers.Optimizer`. The paper: `Adam(LinearWarmup(3e-6, 100))`.
+            **kwargs: `run_eagerly`, `jit_compile`, `auto_scale_loss`.
+        """
+        for name in ("loss", "metrics", "weighted_metrics"):
+            if kwargs.get(name) is not None:
+                raise ValueError(
+                    f"`{type(self).__name__}.compile` takes no `{name}`: the objective and its metrics are the "
+                    f"algorithm's own. Received: {name}={kwargs[name]!r}"
+                )
+        if kwargs.get("steps_per_execution", 1) != 1:
+            raise ValueError(
+                "`steps_per_execution` must be 1: every step samples on the host between two updates. "
+                f"Received: steps_per_execution={kwargs['steps_per_execution']}"
+            )
+        super().compile(optimizer=optimizer, loss=None, **kwargs)
+        if getattr(self.optimizer, "use_ema", False):
+            raise ValueError(
+                "`use_ema=True` replaces the policy by its average when `fit` ends; it is not an anchor. "
+                "Remove it: the trainer holds its own EMA anchor (`eta`)."
+            )
+
+    def fit(
+        self,
+        x=None,
+        batch_size=32,
+        epochs=1,
+        verbose="auto",
+        callbacks=None,
+        shuffle=True,
+        initial_epoch=0,
+        steps_per_epoch=None,
+        **kwargs,
+    ):
+        """Align the policy on prompts.
+
+        Args:
+            x: the prompts: see `keras_bond.rollout.PromptTable` for all it takes.
+            batch_size: prompts a step; every batch is full, and runs on into the next permutation of the prompts.
+            epochs, verbose, callbacks, initial_epoch: as in Keras.
+            shuffle: whether batches are drawn from permutations of the prompts (`seed` decides them).
+            steps_per_epoch: updates an epoch; by default as many as it takes to see every prompt once.
+
+        Returns:
+            `keras.callbacks.History`, every metric's mean per epoch.
+
+        Raises:
+            ValueError: for prompts that are empty, not text, or too long.
+            RewardError: if the reward fails. The trainer stays usable, as it was after the last step.
+        """
+        unsupported = sorted(name for name, value in kwargs.items() if value is not None)
+        if unsupported:
+            raise ValueError(
+                f"`{type(self).__name__}.fit` takes prompts only; evaluate with `evaluate` or a callback. "
+                f"Received: {', '.join(unsupported)}"
+            )
+        self._open(PromptTable(x, batch_size, steps_per_epoch, shuffle=shuffle, seed=self.seed))
+        callbacks = list(callbacks or [])
+        if not any(isinstance(c, keras.callbacks.ProgbarLogger) for c in callbacks):
+            callbacks.append(ProgressBar())
+        return super().fit(
+            self._table, epochs=epochs, verbose=verbose, callbacks=callbacks, shuffle=False, initial_epoch=initial_epoch
+        )
+
+    def evaluate(self, x=None, batch_size=32, verbose="auto", callbacks=None, return_dict=True, **kwargs):
+        """The metrics of `fit` on other prompts, without an update: a dict of means over batches.
+
+        `grad_norm` and `anchor_distance` belong to updates and read 0. For win rate and KL against the reference with
+        intervals see `keras_bond.evaluation.evaluate`.
+        """
+        self._open(PromptTable(x, batch_size))
+        callbacks = [*(callbacks or []), ProgressBar()]
+        return super().evaluate(self._table, verbose=verbose, callbacks=callbacks, return_dict=return_dict, **kwargs)
+
+    def _open(self, table):
+        if not self.anchor.matches(self.policy.trainable_variables):
+            raise ValueError(
+                "The policy's trainable variables have changed since the trainer was made (by `enable_lora`, or by "
+                "freezing layers). Do that first, then make the trainer."
+            )
+        encoded = self.rollout.encode(table.prompts)
+        self._table, self._encoded, self._width = table, encoded, self.rollout.bucket(encoded)
+
+    # Saving.
+
+    def get_config(self):
+        return {
+            "name": self.name,
+            "policy": keras.saving.serialize_keras_object(self.policy),
+            "reward": keras.saving.serialize_keras_object(self.reward),
+            "max_prompt_length": self.rollout.max_prompt_length,
+            "max_completion_length": self.rollout.max_completion_length,
+            "temperature": self.rollout.temperature,
+            "stop_token_ids": list(self.rollout.stop_token_ids),
+            "seed": self.seed,
+        }
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        objects = {
+            key: keras.saving.deserialize_keras_object(config[key], custom_objects=custom_objects)
+            for key in ("policy", "reward")
+        }
+        return cls(**{**config, **objects})
+
+    def save_weights(self, filepath, overwrite=True):
+        """Write the whole training state to an HDF5 file: policy, anchor, reference, seeds, optimizer.
+
+        Unlike Keras' own, it keeps LoRA's A and B apart: merged into the kernel they could never be trained again.
+        """
+        with h5py.File(filepath, "w" if overwrite else "x") as file:
+            for group, variables in self._state_variables().items():
+                for i, variable in enumerate(variables):
+                    value = ops.convert_to_numpy(variable.value)
+                    value = value.astype("float32") if value.dtype.kind not in "fiub" else value  # bfloat16
+                    file.create_dataset(f"{group}/{i:05d}", data=value).attrs["path"] = variable.path
+
+    def load_weights(self, filepath, **kwargs):
+        """Read what `save_weights` wrote into a trainer of the same configuration.
+
+        Raises:
+            ValueError: if the file holds other variables than this trainer.
+        """
+        with h5py.File(filepath, "r") as file:
+            state = self._state_variables()
+            for group, variables in state.items():
+                stored = file.get(group, {})
+                if group == "optimizer" and not stored:
+                    continue
+                shapes = [tuple(stored[key].shape) for key in sorted(stored)]
+                if shapes != [tuple(v.shape) for v in variables]:
+                    raise ValueError(
+                        f"`{filepath}` does not fit this trainer: its {group} has {len(shapes)} variables, this one's has "
+                        f"{len(variables)}, or their shapes differ. Make the trainer with the same policy, LoRA rank and "
+                        "optimizer."
+                    )
+            for group, variables in state.items():
+                for key, variable in zip(sorted(file.get(group, {})), variables):
+                    variable.assign(file[group][key][()])
+
+    def save_own_variables(self, store):
+        if any(getattr(layer, "lora_enabled", False) for layer in self.policy._flatten_layers()):
+            raise ValueError(
+                "`save` cannot hold a policy with LoRA: Keras merges the adapter into the kernel, and the copy could never "
+                "be trained on. Use `save_weights`, and `policy.save_to_preset` for the merged result."
+            )
+        super().save_own_variables(store)
+
+    def _state_variables(self):
+        groups = {"trainer": self.variables}
+        if getattr(self, "optimizer", None) is not None:
+            if not self.optimizer.built:
+                self.optimizer.build(self.trainable_variables)
+            groups["optimizer"] = self.optimizer.variables
+        return groups
+
+
+def _check_reward(reward):
+    if not callable(reward):
+        raise ValueError(
+            "`reward` must be a callable `f(prompts, completions, **columns)` that returns one number per completion, or a "
+            f"`keras_bond.rewards.Reward`. Received: reward={reward!r}"
+        )
+
+
+def _check_sampler(sampler):
+    name = sampler if isinstance(sampler, str) else type(sampler).__name__
+    if name.lower() not in ("random", "randomsampler"):
+        raise ValueError(
+            '`sampler` must be "random" in training: the log-probabilities must be those of the distribution that is '
+            "sampled from. Greedy samples of one prompt are all equal, so that no sample is best; top-k, top-p and beam "
+            f"search sample from another distribution than the model's. Use `temperature`. Received: sampler={name!r}"
+        )
