@@ -83,9 +83,7 @@ def bond_reward(p_less_equal, p_less=None, n=None):
     Source: BOND, section 4.2.
     """
     if (p_less is None) != (n is None):
-        raise ValueError(
-            f"`p_less` and `n` belong together: pass both or neither. Received: p_less={p_less!r}, n={n!r}"
-        )
+        raise ValueError(f"`p_less` and `n` belong together: pass both or neither. Received: p_less={p_less!r}, n={n!r}")
     if n is None:
         return ops.log(as_float(p_less_equal))
     if n < 2:

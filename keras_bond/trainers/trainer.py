@@ -187,9 +187,7 @@ class AlignmentTrainer(BackendTrainer, keras.Model):
         loss, logs = self.objective(log_prob, best_log_prob, t)
 
         reward = ops.expand_dims(t.reward, 1)
-        last_is_stop = sum(
-            ops.cast(ops.equal(t.completion_ids[:, -1], s), "int32") for s in self.rollout.stop_token_ids
-        )
+        last_is_stop = sum(ops.cast(ops.equal(t.completion_ids[:, -1], s), "int32") for s in self.rollout.stop_token_ids)
         full = ops.logical_and(t.completion_mask[:, -1], ops.equal(last_is_stop, 0))
         return loss, logs | {
             "loss": loss,
@@ -370,7 +368,7 @@ class AlignmentTrainer(BackendTrainer, keras.Model):
                         "optimizer."
                     )
             for group, variables in state.items():
-                for key, variable in zip(sorted(file.get(group, {})), variables):
+                for key, variable in zip(sorted(file.get(group, {})), variables, strict=False):
                     variable.assign(file[group][key][()])
 
     def save_own_variables(self, store):
