@@ -55,8 +55,8 @@ def backward_kl_loss(log_prob, anchor_log_prob, bond_reward, n):
     if n < 2:
         raise ValueError(f"`n` must be at least 2. Received: n={n}")
     log_prob = as_float(log_prob)
-    log_ratio = ops.stop_gradient(log_prob) - anchor_log_prob
-    return (n - 1) * reinforce_loss(log_prob, bond_reward - log_ratio / (n - 1))
+    log_ratio = ops.stop_gradient(log_prob) - as_float(anchor_log_prob)
+    return (n - 1) * reinforce_loss(log_prob, as_float(bond_reward) - log_ratio / (n - 1))
 
 
 def kl_loss(log_prob, anchor_log_prob):
@@ -79,7 +79,7 @@ def kl_loss(log_prob, anchor_log_prob):
     Source: BOND, equation 19. Algorithm 2 prints this term with the opposite sign, which would ascend the KL.
     """
     log_prob = as_float(log_prob)
-    return reinforce_loss(log_prob, anchor_log_prob - ops.stop_gradient(log_prob))
+    return reinforce_loss(log_prob, as_float(anchor_log_prob) - ops.stop_gradient(log_prob))
 
 
 def jeffreys_loss(forward, backward, beta=0.5):

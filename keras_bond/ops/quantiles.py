@@ -113,7 +113,7 @@ def jbond_reward(reward, anchor_rewards):
     reward, anchor_rewards = as_float(reward), as_float(anchor_rewards)
     check_samples(reward, anchor_rewards)
     penalty = -(2.0 ** anchor_rewards.shape[1]) * math.log(2)
-    return penalty * ops.cast(reward < ops.min(anchor_rewards, axis=1), reward.dtype)
+    return ops.where(reward < ops.min(anchor_rewards, axis=1), penalty, ops.zeros_like(reward))
 
 
 def expected_jbond_reward(p_less_equal, n=2):

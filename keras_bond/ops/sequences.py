@@ -113,9 +113,12 @@ def draw_tokens(logits, uniforms, temperature=1.0):
     """
     logits = as_float(logits) / temperature
     logits = logits - ops.max(logits, axis=-1, keepdims=True)
-    cumulative = ops.cumsum(ops.exp(logits), axis=-1)
-    total = cumulative[:, -1]
-    below = cumulative <= ops.expand_dims(as_float(uniforms) * total, -1)
-    token_ids = ops.minimum(ops.sum(ops.cast(below, "int32"), axis=-1), logits.shape[-1] - 1)
+    weights = ops.exp(logits)
+    possible = weights > 0  # a parallel cumulative sum moves by its rounding error where nothing is added
+    cumulative = ops.cumsum(weights, axis=-1)
+    total = ops.max(ops.where(possible, cumulative, 0.0), axis=-1)
+    above = ops.logical_and(possible, cumulative > ops.expand_dims(as_float(uniforms) * total, -1))
+    last = logits.shape[-1] - 1
+    token_ids = ops.min(ops.where(above, ops.arange(last + 1, dtype="int32"), last), axis=-1)
     chosen = ops.take_along_axis(logits, ops.expand_dims(token_ids, -1), axis=-1)
     return ops.cast(token_ids, "int32"), ops.squeeze(chosen, -1) - ops.log(total)

@@ -1,0 +1,41 @@
+"""The bundled presets: a small model and its prompts, so that everything runs without a network."""
+
+import pathlib
+
+_FOLDER = pathlib.Path(__file__).parent
+
+
+def names():
+    """The names of the bundled presets.
+
+    >>> names()
+    ['tiny_gemma']
+    """
+    return sorted(path.parent.name for path in _FOLDER.glob("*/config.json"))
+
+
+def path(name):
+    """The folder of a bundled preset, for `keras_hub.models.CausalLM.from_preset`.
+
+    Raises:
+        ValueError: if there is no such preset; the message lists those there are.
+    """
+    if name not in names():
+        raise ValueError(f"There is no bundled preset of that name. Expected one of {names()}. Received: {name!r}")
+    return str(_FOLDER / name)
+
+
+def prompts(name, split="train"):
+    """The prompts that go with a bundled preset: a list of str.
+
+    Args:
+        name: of the preset.
+        split: `"train"`, `"validation"` or `"test"`; no address is in two of them, and no prompt either.
+
+    >>> len(prompts("tiny_gemma", "test")) >= 512
+    True
+    """
+    splits = ("train", "validation", "test")
+    if split not in splits:
+        raise ValueError(f"`split` must be one of {splits}. Received: split={split!r}")
+    return pathlib.Path(path(name), f"prompts_{split}.txt").read_text(encoding="utf-8").splitlines()

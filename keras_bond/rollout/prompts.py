@@ -16,19 +16,20 @@ class PromptTable(keras.utils.PyDataset):
         shuffle: `True` for training: every batch is full, and epochs continue one endless sequence of fresh permutations
             of the table. `False`: the table in order, the last batch as it falls.
         seed: of the permutations.
+        first_batch: where in the sequence of permutations the first epoch starts, in batches.
 
     Raises:
         ValueError: if there is no prompt, or something is not text; the message says where.
     """
 
-    def __init__(self, prompts, batch_size=32, num_batches=None, shuffle=False, seed=0):
+    def __init__(self, prompts, batch_size=32, num_batches=None, shuffle=False, seed=0, first_batch=0):
         super().__init__()
         self.columns = _columns(prompts)
         self.prompts = self.columns.pop("prompt")
-        for name, value in (("batch_size", batch_size), ("steps_per_epoch", num_batches or 1)):
+        for name, value in (("batch_size", batch_size), ("steps_per_epoch", 1 if num_batches is None else num_batches)):
             if not isinstance(value, int) or value < 1:
                 raise ValueError(f"`{name}` must be an integer of at least 1. Received: {name}={value!r}")
-        self.batch_size, self.shuffle, self.seed = batch_size, shuffle, seed
+        self.batch_size, self.shuffle, self.seed, self.first_batch = batch_size, shuffle, seed, first_batch
         self._length = num_batches or -(-len(self.prompts) // batch_size)
         self._epoch = -1
 
@@ -42,7 +43,7 @@ class PromptTable(keras.utils.PyDataset):
         count = len(self.prompts)
         if not self.shuffle:
             return (np.arange(index * self.batch_size, min((index + 1) * self.batch_size, count), dtype="int32"),)
-        first = (max(self._epoch, 0) * self._length + index) * self.batch_size
+        first = (self.first_batch + max(self._epoch, 0) * self._length + index) * self.batch_size
         rounds, places = np.divmod(np.arange(first, first + self.batch_size), count)
         orders = {r: np.random.default_rng([self.seed, r]).permutation(count) for r in np.unique(rounds)}
         return (np.array([orders[r][p] for r, p in zip(rounds, places, strict=True)], "int32"),)
@@ -54,10 +55,12 @@ class PromptTable(keras.utils.PyDataset):
 
 def _columns(prompts):
     """The table as a dict of equally long lists, `prompt` among them."""
-    columns = {key: list(values) for key, values in _as_dict(prompts).items()}
+    columns = {
+        key: [v.decode() if isinstance(v, bytes) else v for v in values]  # tf.data holds text as bytes
+        for key, values in _as_dict(prompts).items()
+    }
     if "prompt" not in columns:
         raise ValueError(f"`prompts` must have a column `prompt`. Received the columns: {sorted(columns)}")
-    columns["prompt"] = [p.decode() if isinstance(p, bytes) else p for p in columns["prompt"]]
     if not columns["prompt"]:
         raise ValueError("`prompts` is empty: at least one prompt is needed.")
     for i, prompt in enumerate(columns["prompt"]):

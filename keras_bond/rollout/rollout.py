@@ -11,7 +11,7 @@ import numpy as np
 from keras import ops
 from keras_hub import models
 
-from keras_bond.ops import completion_mask, draw_tokens, sequence_kl, token_log_probs
+from keras_bond.ops import completion_mask, draw_tokens, token_log_probs
 from keras_bond.rollout.functional import Program, using
 
 
@@ -90,7 +90,6 @@ class Rollout:
         self._new_cache = next(make for kind, make in _CACHES.items() if isinstance(backbone, kind))
         self._sample = Program(self._sample_function)
         self._score = Program(self._score_function)
-        self._divergence = Program(self._divergence_function)
 
     # Text to tokens and back.
 
@@ -157,11 +156,6 @@ class Rollout:
         """(B, T) float32: log-probability of every completion token under `weights` at the sampling temperature."""
         return self._score(weights, *_tensors(prompt_ids, prompt_mask, completion_ids))
 
-    def divergence(self, weights, other_weights, prompt_ids, prompt_mask, completions):
-        """(B,) float32: KL(pi || pi_other) in nats along completions sampled from pi, exact per token."""
-        tensors = _tensors(prompt_ids, prompt_mask, completions.token_ids, completions.mask)
-        return self._divergence(weights, other_weights, *tensors)
-
     def completion_logits(self, prompt_ids, prompt_mask, completion_ids):
         """(B, T, V): the logits that predict each completion token, from the model's present weights.
 
@@ -182,14 +176,6 @@ class Rollout:
     def _score_function(self, weights, prompt_ids, prompt_mask, completion_ids):
         with using(self.causal_lm, weights):
             return self.token_log_probs(prompt_ids, prompt_mask, completion_ids)
-
-    def _divergence_function(self, weights, other_weights, *tensors):
-        *prompt_and_completion, mask = tensors
-        with using(self.causal_lm, weights):
-            logits = self.completion_logits(*prompt_and_completion)
-        with using(self.causal_lm, other_weights):
-            other_logits = self.completion_logits(*prompt_and_completion)
-        return sequence_kl(logits, other_logits, mask, self.temperature)
 
     def _sample_function(self, weights, prompt_ids, prompt_mask, uniforms):
         with using(self.causal_lm, weights):

@@ -102,7 +102,7 @@ class AlignmentTrainer(BackendTrainer, keras.Model):
             keras.random.SeedGenerator(int(s)) for s in np.random.SeedSequence(seed).generate_state(2) >> 1
         )
         self._means = [keras.metrics.Mean(name=metric) for metric in METRICS]
-        self._table = None
+        self._table: Any = None
         self.built = True
 
     # What a subclass states.
@@ -287,7 +287,9 @@ class AlignmentTrainer(BackendTrainer, keras.Model):
                 f"`{type(self).__name__}.fit` takes prompts only; evaluate with `evaluate` or a callback. "
                 f"Received: {', '.join(unsupported)}"
             )
-        self._open(PromptTable(x, batch_size, steps_per_epoch, shuffle=shuffle, seed=self.seed))
+        self._assert_compile_called("fit")
+        steps = int(self.optimizer.iterations) * (self.optimizer.gradient_accumulation_steps or 1)
+        self._open(PromptTable(x, batch_size, steps_per_epoch, shuffle, self.seed, first_batch=steps))
         callbacks = list(callbacks or [])
         if not any(isinstance(c, keras.callbacks.ProgbarLogger) for c in callbacks):
             callbacks.append(ProgressBar())

@@ -1,10 +1,15 @@
 """JAX: the state is an argument. During `fit` the variables are empty, and every piece is given their values."""
 
+from typing import Any
+
 import jax
 import keras
 
 
-class BackendTrainer:
+class BackendTrainer(keras.Model):
+    train_function: Any
+    test_function: Any
+
     def make_train_function(self, force=False):
         if self.train_function is None or force:
             super().make_train_function(force=force)
@@ -14,6 +19,10 @@ class BackendTrainer:
         if self.test_function is None or force:
             super().make_test_function(force=force)
             self.test_function = self._collect_before(self.test_function)
+
+    def sync(self):
+        """Give the variables their present values, for a callback that reads them between two steps."""
+        self.jax_state_sync()
 
     def _collect_before(self, step):
         def function(state, iterator):
@@ -43,8 +52,9 @@ class BackendTrainer:
 
         gradients, (logs, scale) = jax.grad(loss_fn, has_aux=True)(trainable)
         with self._scope(trainable, non_trainable, optimizer):
-            updates = self.optimizer.iterations
+            updates = self.optimizer.iterations + 0  # a value, not the variable
         trainable, optimizer = self.optimizer.stateless_apply(optimizer, gradients, trainable)
+        trainable = jax.lax.optimization_barrier(trainable)  # the anchor follows the policy as bfloat16 has rounded it
         with self._scope(trainable, non_trainable, optimizer, metrics) as scope:
             logs = self.finish_update(logs, gradients, scale, updates)
         return logs, self._state(scope, optimizer=True)

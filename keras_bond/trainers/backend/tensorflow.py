@@ -1,9 +1,15 @@
 """TensorFlow: variables are read and written in place; the update is one compiled `tf.function`."""
 
+from typing import Any
+
+import keras
 import tensorflow as tf
 
 
-class BackendTrainer:
+class BackendTrainer(keras.Model):
+    train_function: Any
+    test_function: Any
+
     def make_train_function(self, force=False):
         if self.train_function is None or force:
             super().make_train_function(force=force)
@@ -13,6 +19,9 @@ class BackendTrainer:
         if self.test_function is None or force:
             super().make_test_function(force=force)
             self.test_function = self._collect_before(self.test_function)
+
+    def sync(self):
+        """Variables always hold their present values here."""
 
     def _collect_before(self, step):
         def function(iterator):
@@ -28,7 +37,7 @@ class BackendTrainer:
             scale = self.optimizer.scale_loss(tf.ones(()))
             scaled = loss * scale
         gradients = tape.gradient(scaled, self.trainable_weights)
-        updates = tf.identity(self.optimizer.iterations)
+        updates = self.optimizer.iterations + 0  # a value, not the variable
         self.optimizer.apply(gradients, self.trainable_weights)
         return self.finish_update(logs, [tf.convert_to_tensor(g) for g in gradients], scale, updates)
 

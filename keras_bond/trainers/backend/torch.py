@@ -1,9 +1,15 @@
 """Torch: variables are read and written in place; eager, with autograd."""
 
+from typing import Any
+
+import keras
 import torch
 
 
-class BackendTrainer:
+class BackendTrainer(keras.Model):
+    train_function: Any
+    test_function: Any
+
     def make_train_function(self, force=False):
         if self.train_function is None or force:
             super().make_train_function(force=force)
@@ -13,6 +19,9 @@ class BackendTrainer:
         if self.test_function is None or force:
             super().make_test_function(force=force)
             self.test_function = self._collect_before(self.test_function)
+
+    def sync(self):
+        """Variables always hold their present values here."""
 
     def _collect_before(self, step):
         def function(data):
@@ -30,7 +39,7 @@ class BackendTrainer:
         variables = self.trainable_weights[:]
         gradients = [v.value.grad for v in variables]
         with torch.no_grad():
-            updates = self.optimizer.iterations + 0
+            updates = self.optimizer.iterations + 0  # a value, not the variable
             self.optimizer.apply(gradients, variables)
             return self.finish_update({k: v.detach() for k, v in logs.items()}, gradients, scale, updates)
 

@@ -1,0 +1,6 @@
+"""Callbacks for `fit`."""
+
+from keras_bond.callbacks.evaluate_every import EvaluateEvery
+from keras_bond.callbacks.step_logger import StepLogger
+
+__all__ = ["EvaluateEvery", "StepLogger"]

@@ -1,0 +1,36 @@
+"""Evaluation on held-out prompts during `fit`."""
+
+import keras
+
+
+class EvaluateEvery(keras.callbacks.Callback):
+    """Evaluates before the first and after every `every`-th update.
+
+    The evaluation has random numbers of its own: the training run is the same with and without it.
+
+    Args:
+        evaluator: a `keras_bond.evaluation.Evaluator` of the trainer's policy.
+        every: updates between two evaluations, at least 1.
+
+    The results are in `results`, a list of (update, `Evaluation`).
+    """
+
+    def __init__(self, evaluator, every):
+        super().__init__()
+        if not isinstance(every, int) or every < 1:
+            raise ValueError(f"`every` must be an integer of at least 1. Received: every={every!r}")
+        self.evaluator, self.every = evaluator, every
+        self.results = []
+        self._updates = 0
+
+    def on_train_begin(self, logs=None):
+        self._evaluate()
+
+    def on_train_batch_end(self, batch, logs=None):
+        self._updates += 1
+        if self._updates % self.every == 0:
+            self.model.sync()
+            self._evaluate()
+
+    def _evaluate(self):
+        self.results.append((self._updates, self.evaluator()))

@@ -1,0 +1,174 @@
+"""`keras-bond demo`: J-BOND on the bundled model, data and reward, from nothing to a picture in minutes."""
+
+import csv
+import importlib.metadata
+import json
+import pathlib
+import time
+
+import keras
+import keras_hub
+import numpy as np
+
+from keras_bond import presets
+from keras_bond.callbacks import EvaluateEvery, StepLogger
+from keras_bond.evaluation import Evaluator, best_of_n_points
+from keras_bond.experiments.plots import training_figure
+from keras_bond.rewards import VaderSentiment
+from keras_bond.schedules import LinearWarmup
+from keras_bond.trainers import JBOND
+
+PRESET = "tiny_gemma"
+BATCH_SIZE = 64
+SETTINGS = {"n": 2, "beta": 0.25, "eta": 0.02, "gamma": 0.0, "max_prompt_length": 16, "max_completion_length": 20}
+LEARNING_RATE, MOMENTUM, WARMUP_STEPS, CLIP_NORM = 1e-3, 0.9, 10, 20.0
+REFERENCE_SAMPLES, POLICY_SAMPLES = 8, 2
+SHOWN = 6
+
+
+def run(output, steps=165, seed=0, num_prompts=512, say=print, started=None):
+    """Run the demo and write its files to `output`.
+
+    Args:
+        output: folder; `summary.json`, `metrics.csv`, `samples.csv`, `frontier.png` and `policy/` are written there.
+        steps: updates.
+        seed: of sampling, of the prompts' order and of the evaluation.
+        num_prompts: held-out prompts of the evaluation.
+        say: what prints the story.
+        started: `time.time()` from which `seconds` counts; now by default.
+
+    Returns:
+        The summary, a dict.
+    """
+    started = started or time.time()
+    output = pathlib.Path(output)
+    output.mkdir(parents=True, exist_ok=True)
+    keras.utils.set_random_seed(seed)
+
+    policy = keras_hub.models.CausalLM.from_preset(presets.path(PRESET))
+    trainer = JBOND(policy, VaderSentiment(), seed=seed, **SETTINGS)
+    trainer.compile(
+        keras.optimizers.SGD(LinearWarmup(LEARNING_RATE, WARMUP_STEPS), momentum=MOMENTUM, global_clipnorm=CLIP_NORM)
+    )
+    held_out = presets.prompts(PRESET, "test")[:num_prompts]
+    say(
+        f"J-BOND on {PRESET} ({policy.count_params():,} parameters, {keras.config.backend()}): completions of the openings\n"
+        "of State-of-the-Union sentences are to read more positive (VADER sentiment).\n"
+        f"{steps} updates of {BATCH_SIZE} prompts.\n"
+    )
+    evaluator = Evaluator(
+        policy,
+        None,
+        trainer.reward,
+        held_out,
+        num_reference_samples=REFERENCE_SAMPLES,
+        batch_size=BATCH_SIZE,
+        seed=seed,
+        rollout=trainer.rollout,
+    )
+    points = best_of_n_points(evaluator.reference_samples.rewards)
+
+    log = StepLogger(output / "metrics.csv")
+    path = EvaluateEvery(evaluator, every=max(1, steps // 5))
+    train = presets.prompts(PRESET, "train")
+    trainer.fit(train, batch_size=BATCH_SIZE, steps_per_epoch=steps, callbacks=[log, path], verbose=1)
+    final = evaluator(POLICY_SAMPLES)
+    evaluations = [*(point for point in path.results if point[0] < steps), (steps, final)]
+
+    examples = _write_samples(output / "samples.csv", held_out, final)
+    policy.save_to_preset(output / "policy")
+    summary = _summary(trainer, log.rows, final, points, steps, seed, started)
+    estimates = final.estimates
+    title = (
+        f"J-BOND on {PRESET}, {keras.config.backend()}, seed {seed}: held-out win rate {estimates['win_rate'].value:.3f} "
+        f"at {estimates['kl'].value:.2f} nats, {summary['frontier_efficiency']:.2f} of the best possible gain"
+    )
+    training_figure(log.rows, evaluations, points, title).savefig(output / "frontier.png", dpi=130)
+    (output / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+    _report(say, output, summary, examples, points)
+    return summary
+
+
+def _write_samples(filename, prompts, evaluation):
+    """One row per held-out prompt; returns them as dicts."""
+    before, after = evaluation.reference_samples, evaluation.samples
+    rows = [
+        {
+            "prompt": prompt,
+            "before": before.texts[0][i],
+            "after": after.texts[0][i],
+            "reward_before": round(float(before.rewards[i, 0]), 4),
+            "reward_after": round(float(after.rewards[i, 0]), 4),
+        }
+        for i, prompt in enumerate(prompts)
+    ]
+    with open(filename, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    return rows
+
+
+def _summary(trainer, rows, final, points, steps, seed, started):
+    estimates = final.estimates
+    step_seconds = np.diff([0.0, *(row["seconds"] for row in rows)])
+    median = float(np.median(step_seconds))
+    tokens_per_step = BATCH_SIZE * (1 + trainer.n) * float(np.mean([row["completion_length"] for row in rows]))
+    return {
+        "algorithm": "J-BOND",
+        "backend": keras.config.backend(),
+        "seed": seed,
+        "steps": steps,
+        "batch_size": BATCH_SIZE,
+        "sampled_completions": steps * BATCH_SIZE * (1 + trainer.n),
+        "seconds": round(time.time() - started, 1),
+        "compile_seconds": round(float(step_seconds[0]) - median, 1),  # of the update; sampling is compiled before `fit`
+        "seconds_per_step": round(median, 3),
+        "tokens_per_second": round(tokens_per_step / median, 1),  # sampled tokens of policy and anchor
+        "parameters": trainer.policy.count_params(),
+        "reward_before": round(estimates["reference_reward"].value, 4),
+        "reward_after": round(estimates["reward"].value, 4),
+        "win_rate": round(estimates["win_rate"].value, 4),
+        "win_rate_ci": [round(v, 4) for v in estimates["win_rate"][1:]],
+        "kl": round(estimates["kl"].value, 4),
+        "kl_ci": [round(v, 4) for v in estimates["kl"][1:]],
+        "frontier_efficiency": round(estimates["frontier_efficiency"].value, 4),
+        "frontier_efficiency_ci": [round(v, 4) for v in estimates["frontier_efficiency"][1:]],
+        "kl_efficiency": round(estimates["kl_efficiency"].value, 4),
+        "completion_length": round(estimates["completion_length"].value, 2),
+        "truncated": round(estimates["truncated"].value, 4),
+        "best_of_n": points,
+        "evaluation_prompts": len(final.samples.rewards),
+        "settings": SETTINGS
+        | {
+            "optimizer": "SGD",
+            "learning_rate": LEARNING_RATE,
+            "momentum": MOMENTUM,
+            "warmup_steps": WARMUP_STEPS,
+            "global_clipnorm": CLIP_NORM,
+        },
+        "versions": {
+            name: importlib.metadata.version(name)
+            for name in ("keras-bond", "keras", "keras-hub", keras.config.backend(), "numpy")
+        },
+    }
+
+
+def _report(say, output, summary, examples, points):
+    say("\nBefore and after, first held-out prompts (reward in brackets):")
+    for row in examples[:SHOWN]:
+        say(f"  {row['prompt']} ...")
+        say(f"    before [{row['reward_before']:+.2f}] {row['before'].strip()}")
+        say(f"    after  [{row['reward_after']:+.2f}] {row['after'].strip()}")
+    low, high = summary["win_rate_ci"]
+    best = "; ".join(f"Best-of-{p['n']} {p['win_rate']:.3f}" for p in points)
+    say(
+        f"\nReward {summary['reward_before']:.3f} -> {summary['reward_after']:.3f} "
+        f"on {summary['evaluation_prompts']} held-out prompts.\n"
+        f"Win rate against the reference {summary['win_rate']:.3f} (95 %: {low:.3f} to {high:.3f}; {best}),\n"
+        f"at a KL of {summary['kl']:.2f} nats: {100 * summary['frontier_efficiency']:.0f} % of the gain "
+        f"that any policy could have at this KL;\n{100 * summary['kl_efficiency']:.0f} % of the KL was needed.\n"
+        f"{summary['seconds']:.0f} s in all, {summary['seconds_per_step']:.2f} s an update, "
+        f"{summary['tokens_per_second']:.0f} sampled tokens a second.\n"
+        f"Look at {output / 'frontier.png'}; the aligned model is a KerasHub preset in {output / 'policy'}."
+    )

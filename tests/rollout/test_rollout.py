@@ -1,0 +1,149 @@
+"""Sampling and scoring against enumeration, and against the plain model without a cache and without left padding."""
+
+import numpy as np
+import pytest
+import tiny
+from keras import ops
+
+from keras_bond.ops import sequence_log_prob
+from keras_bond.rollout import Completions, Rollout, weights_of
+
+KINDS = ("gemma", "gemma2", "gemma3")
+PROMPTS = ["ab", "c", "abcab", "bca"]
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def policy(request):
+    return tiny.causal_lm(request.param)
+
+
+def plain_log_probs(policy, prompt, completion, temperature=1.0, width=16):
+    """log-softmax of the model's own logits for one row, padded on the right as KerasHub does: float64."""
+    row, mask = np.zeros((2, 1, width), "int32")
+    length = len(prompt) + len(completion)
+    row[0, :length], mask[0, :length] = [*prompt, *completion], 1
+    logits = ops.convert_to_numpy(policy({"token_ids": row, "padding_mask": mask}))[0].astype("float64") / temperature
+    log_probs = logits - logits.max(-1, keepdims=True)
+    log_probs -= np.log(np.exp(log_probs).sum(-1, keepdims=True))
+    return log_probs[len(prompt) - 1 : length - 1]
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_score_equals_the_plain_model_on_ragged_prompts(policy, temperature):
+    rollout = Rollout(policy, 8, 5, temperature)
+    encoded = rollout.encode(PROMPTS)
+    ids, mask = rollout.pad(encoded)
+    completions = np.random.default_rng(0).integers(0, 7, (len(PROMPTS), 5)).astype("int32")
+    scores = ops.convert_to_numpy(rollout.score(weights_of(policy), ids, mask, completions))
+    for prompt, completion, score in zip(encoded, completions, scores, strict=True):
+        expected = plain_log_probs(policy, prompt, completion, temperature)[np.arange(5), completion]
+        np.testing.assert_allclose(score, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_sampling_with_a_cache_equals_inverting_the_plain_distribution(policy):
+    rollout = Rollout(policy, 8, 6)
+    encoded = rollout.encode(PROMPTS)
+    ids, mask = rollout.pad(encoded)
+    uniforms = np.random.default_rng(1).random((len(PROMPTS), 6), "float32")
+    sampled = rollout.sample(weights_of(policy), ids, mask, uniforms)
+    token_ids, token_mask, log_probs = (ops.convert_to_numpy(field) for field in sampled)
+    for row, prompt in enumerate(encoded):
+        completion = []
+        for u in uniforms[row]:
+            distribution = np.exp(plain_log_probs(policy, prompt, [*completion, 0])[-1])
+            completion.append(int(np.searchsorted(np.cumsum(distribution), u)))
+            np.testing.assert_allclose(log_probs[row, len(completion) - 1], np.log(distribution[completion[-1]]), atol=1e-4)
+            if completion[-1] in rollout.stop_token_ids:
+                break
+        np.testing.assert_array_equal(token_ids[row, : len(completion)], completion)
+        np.testing.assert_array_equal(token_mask[row], np.arange(6) < len(completion))
+
+
+def test_the_width_of_the_padding_changes_nothing(policy):
+    rollout = Rollout(policy, 16, 4)
+    encoded, weights = rollout.encode(PROMPTS), weights_of(policy)
+    completions = np.random.default_rng(2).integers(2, 7, (len(PROMPTS), 4)).astype("int32")
+    narrow, wide = (
+        ops.convert_to_numpy(rollout.score(weights, *rollout.pad(encoded, width), completions)) for width in (6, 16)
+    )
+    np.testing.assert_allclose(narrow, wide, atol=2e-5)
+
+
+def test_samples_have_the_enumerated_distribution():
+    policy = tiny.causal_lm()
+    rollout, batch, rounds = Rollout(policy, 4, 3), 512, 12
+    all_ids, all_mask = tiny.completions(7, 3)
+    ids, mask = rollout.pad(rollout.encode([tiny.PROMPT] * len(all_ids)))
+    log_probs = rollout.score(weights_of(policy), ids, mask, all_ids)
+    p = np.exp(ops.convert_to_numpy(sequence_log_prob(log_probs, all_mask)).astype("float64"))
+    np.testing.assert_allclose(p.sum(), 1, atol=1e-5)
+
+    ids, mask = rollout.pad(rollout.encode([tiny.PROMPT] * batch))
+    index = {tuple(row): i for i, row in enumerate(all_ids)}
+    counts, rng = np.zeros(len(all_ids)), np.random.default_rng(3)
+    for _ in range(rounds):
+        sampled = rollout.sample(weights_of(policy), ids, mask, rng.random((batch, 3), "float32"))
+        for row in ops.convert_to_numpy(sampled.token_ids):
+            counts[index[tuple(row)]] += 1
+    n = batch * rounds
+    frequent = n * p > 20
+    z = (counts - n * p)[frequent] / np.sqrt(n * p * (1 - p))[frequent]
+    assert np.abs(z).max() < 4
+    chi_square, freedom = np.sum(z**2), frequent.sum()
+    assert abs(chi_square - freedom) < 4 * np.sqrt(2 * freedom)
+
+
+def test_all_stop_tokens_stop_and_only_in_the_completion():
+    policy = tiny.causal_lm()
+    rollout = Rollout(policy, 8, 6, stop_token_ids=(1, 4))  # 4 is the letter a, which stands in the prompt
+    ids, mask = rollout.pad(rollout.encode(["aab"] * 64))
+    uniforms = np.random.default_rng(4).random((64, 6), "float32")
+    token_ids, token_mask, _ = (ops.convert_to_numpy(x) for x in rollout.sample(weights_of(policy), ids, mask, uniforms))
+    for row, row_mask in zip(token_ids, token_mask, strict=True):
+        stops = np.flatnonzero(np.isin(row, (1, 4)))
+        length = stops[0] + 1 if len(stops) else 6
+        np.testing.assert_array_equal(row_mask, np.arange(6) < length)
+        assert not row[length:].any()
+    assert {1, 4} <= set(token_ids.ravel())
+    assert rollout.decode(Completions(np.array([[5, 4, 0]]), np.array([[True, True, False]]), None)) == ["b"]
+
+
+def test_other_weights_in_the_same_program(to_numpy):
+    policy, other = tiny.causal_lm(seed=0), tiny.causal_lm(seed=1)
+    rollout, others = Rollout(policy, 4, 3), Rollout(other, 4, 3)
+    ids, mask = rollout.pad(rollout.encode(["ab", "c"]))
+    completions = np.array([[4, 5, 1], [6, 6, 6]], "int32")
+    weights = weights_of(policy, [v.value for v in other.trainable_variables])
+    expected = to_numpy(others.score(weights_of(other), ids, mask, completions))
+    ours = to_numpy(rollout.score(weights_of(policy), ids, mask, completions))
+    np.testing.assert_allclose(to_numpy(rollout.score(weights, ids, mask, completions)), expected, atol=1e-6)
+    assert np.abs(ours - expected).max() > 1e-2
+    assert rollout._score.traces <= 1  # one compilation for both
+
+
+def test_a_prompt_that_is_too_long_is_named():
+    rollout = Rollout(tiny.causal_lm(), 4, 3)
+    with pytest.raises(ValueError, match=r"Prompt 1 has 6 tokens .* more than `max_prompt_length`=4: .*'abcab'"):
+        rollout.encode(["ab", "abcab"])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"temperature": 0.0}, "`temperature` must be above 0"),
+        ({"max_prompt_length": 0}, "`max_prompt_length` must be an integer of at least 1"),
+        ({"max_completion_length": 2.5}, "`max_completion_length` must be an integer"),
+    ],
+)
+def test_bad_arguments(change, message):
+    with pytest.raises(ValueError, match=message):
+        Rollout(tiny.causal_lm(), **{"max_prompt_length": 4, "max_completion_length": 3, **change})
+
+
+def test_a_model_without_preprocessor_or_of_another_kind_is_refused():
+    policy = tiny.causal_lm()
+    policy.preprocessor = None
+    with pytest.raises(ValueError, match="needs its `preprocessor`"):
+        Rollout(policy, 4, 3)
+    with pytest.raises(ValueError, match=r"must be a KerasHub `CausalLM`.*Received: str"):
+        Rollout("gemma", 4, 3)

@@ -1,0 +1,300 @@
+"""`fit` as a user meets it: randomness, compilation, anchors, LoRA, accumulation, callbacks, errors."""
+
+import keras
+import numpy as np
+import pytest
+import tiny
+from keras import ops
+from scripted import make
+
+from keras_bond import JBOND
+from keras_bond.callbacks import EvaluateEvery, StepLogger
+from keras_bond.evaluation import Evaluator
+from keras_bond.rewards import RewardError
+from keras_bond.trainers.trainer import METRICS
+
+PROMPTS = ["ab", "c", "bca", "aab", "cc"]
+SIZES = {"max_prompt_length": 8, "max_completion_length": 4}
+
+
+def trainer_of(policy=None, reward=tiny.letters_reward, optimizer=None, **kwargs):
+    trainer = JBOND(policy or tiny.causal_lm(), reward, **{**SIZES, **kwargs})
+    trainer.compile(optimizer or keras.optimizers.SGD(0.05, momentum=0.9))
+    return trainer
+
+
+def values(variables):
+    return [ops.convert_to_numpy(ops.cast(v.value, "float32")) + 0 for v in variables]
+
+
+class Recorder(keras.callbacks.Callback):
+    """Keeps the trajectories, and the policy after each update."""
+
+    def __init__(self, trainer):
+        super().__init__()
+        self.trajectories, self.policies, self.logs = [], [], []
+        collect = trainer.collect
+
+        def recorded(rows, draw):
+            self.trajectories.append(collect(rows, draw))
+            return self.trajectories[-1]
+
+        trainer.collect = recorded
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.model.sync()
+        self.policies.append(values(self.model.policy.trainable_variables))
+        self.logs.append({k: float(v) for k, v in logs.items()})
+
+
+def test_metrics_history_and_their_order():
+    trainer = trainer_of()
+    recorder = Recorder(trainer)
+    history = trainer.fit(PROMPTS, batch_size=16, steps_per_epoch=3, epochs=2, verbose=0, callbacks=[recorder]).history
+    assert set(history) == set(METRICS)
+    assert [len(v) for v in history.values()] == [2] * len(METRICS)
+    for name in METRICS:  # an epoch's log is the mean of its steps
+        np.testing.assert_allclose(history[name][1], np.mean([r[name] for r in recorder.logs[3:]]), rtol=1e-5, atol=1e-6)
+
+    last, logs = recorder.trajectories[-1], recorder.logs[-1]
+    reward, anchor = np.asarray(last.reward), np.asarray(last.anchor_rewards)
+    mask, ids = ops.convert_to_numpy(last.completion_mask), ops.convert_to_numpy(last.completion_ids)
+    expected = {
+        "reward": reward.mean(),
+        "anchor_reward": anchor.mean(),
+        "reward_std": reward.std(),
+        "win_rate": np.mean((reward[:, None] > anchor) + 0.5 * (reward[:, None] == anchor)),
+        "tie_rate": np.mean(reward[:, None] == anchor),
+        "penalised": np.mean(reward < anchor.min(1)),
+        "completion_length": mask.sum(1).mean(),
+        "truncated": np.mean(mask[:, -1] & (ids[:, -1] != 1)),
+    }
+    for name, value in expected.items():
+        np.testing.assert_allclose(logs[name], value, rtol=1e-5, atol=1e-6, err_msg=name)
+    best = ops.convert_to_numpy(last.best_ids)
+    texts = trainer.rollout.decode(type("C", (), {"token_ids": best, "mask": ops.convert_to_numpy(last.best_mask)}))
+    np.testing.assert_allclose(tiny.letters_reward(None, texts), anchor.max(1))
+
+
+def test_rollouts_differ_and_the_streams_are_independent():
+    trainer = trainer_of(optimizer=keras.optimizers.SGD(0.0))
+    recorder = Recorder(trainer)
+    trainer.fit(["ab"], batch_size=64, steps_per_epoch=3, verbose=0, callbacks=[recorder])
+    first, second, third = (ops.convert_to_numpy(t.completion_ids) for t in recorder.trajectories)
+    assert (first != second).any(axis=1).mean() > 0.5
+    assert (second != third).any(axis=1).mean() > 0.5
+    assert (first != recorder.trajectories[0].best_ids).any(axis=1).mean() > 0.5  # policy = anchor, yet other samples
+    assert len(np.unique(first, axis=0)) > 10
+
+
+def run(seed, steps=4, **kwargs):
+    trainer = trainer_of(seed=seed)
+    trainer.fit(PROMPTS, batch_size=8, steps_per_epoch=steps, verbose=0, **kwargs)
+    return trainer
+
+
+def test_the_seed_reproduces_the_run_bit_for_bit():
+    one, same, other = run(1), run(1), run(2)
+    for a, b in zip(values(one.variables), values(same.variables), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert any((a != b).any() for a, b in zip(values(one.policy.variables), values(other.policy.variables), strict=True))
+
+
+def test_evaluation_does_not_disturb_training(tmp_path):
+    plain = run(3)
+    trainer = trainer_of(seed=3)
+    evaluator = Evaluator(trainer.policy, None, tiny.letters_reward, PROMPTS, batch_size=4, rollout=trainer.rollout)
+    every = EvaluateEvery(evaluator, 2)
+    log = StepLogger(tmp_path / "steps.csv")
+    trainer.fit(PROMPTS, batch_size=8, steps_per_epoch=4, verbose=0, callbacks=[every, log])
+    for a, b in zip(values(plain.variables), values(trainer.variables), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert [step for step, _ in every.results] == [0, 2, 4]
+    assert every.results[0][1].estimates["kl"].value == pytest.approx(0, abs=1e-6)
+    assert every.results[2][1].estimates["kl"].value > 1e-5
+    rows = (tmp_path / "steps.csv").read_text().splitlines()
+    assert rows[0].startswith("step,seconds,reward,kl_reference,")
+    assert len(rows) == 5
+
+
+def test_every_piece_is_compiled_once():
+    trainer = trainer_of()
+    pieces = {"sample": trainer.rollout._sample, "score": trainer.rollout._score}
+    updates = []
+    loss_and_logs = trainer.loss_and_logs
+    trainer.loss_and_logs = lambda trajectory: updates.append(0) or loss_and_logs(trajectory)
+    trainer.fit(PROMPTS, batch_size=4, epochs=3, verbose=0)
+    traced = keras.config.backend() != "torch"  # which runs eagerly: 2 batches in each of 3 epochs
+    assert {name: piece.traces for name, piece in pieces.items()} == {"sample": int(traced), "score": int(traced)}
+    assert len(updates) == (1 if traced else 6)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_anchor_follows_the_recurrence_in_float32(dtype):
+    policy = tiny.causal_lm(dtype=dtype)
+    trainer = trainer_of(policy, eta=0.02)
+    start = values(policy.trainable_variables)
+    recorder = Recorder(trainer)
+    trainer.fit(PROMPTS, batch_size=8, steps_per_epoch=5, verbose=0, callbacks=[recorder])
+    assert keras.backend.standardize_dtype(policy.trainable_variables[0].dtype) == dtype
+    for i, shadow in enumerate(trainer.anchor.shadows):
+        expected = 0.98**5 * start[i].astype("float64")
+        expected += sum(0.02 * 0.98 ** (4 - j) * recorder.policies[j][i] for j in range(5))
+        assert keras.backend.standardize_dtype(shadow.dtype) == "float32"
+        np.testing.assert_allclose(ops.convert_to_numpy(shadow.value), expected, rtol=1e-6, atol=1e-7)
+        np.testing.assert_array_equal(ops.convert_to_numpy(trainer.reference.shadows[i].value), start[i])
+    moved = [np.abs(a - b).max() for a, b in zip(values(trainer.anchor.shadows), start, strict=True)]
+    assert max(moved) > 0
+
+
+def test_the_anchor_moves_once_per_optimizer_update():
+    trainer = trainer_of(optimizer=keras.optimizers.SGD(0.05, gradient_accumulation_steps=2), eta=0.5)
+    start = values(trainer.policy.trainable_variables)
+    recorder = Recorder(trainer)
+    trainer.fit(PROMPTS, batch_size=8, steps_per_epoch=4, verbose=0, callbacks=[recorder])
+    assert int(trainer.anchor.updates) == 2
+    for i, shadow in enumerate(trainer.anchor.shadows):
+        expected = 0.25 * start[i] + 0.25 * recorder.policies[1][i] + 0.5 * recorder.policies[3][i]
+        np.testing.assert_allclose(ops.convert_to_numpy(shadow.value), expected, rtol=1e-5, atol=1e-6)
+        np.testing.assert_array_equal(recorder.policies[0][i], start[i])
+
+
+def test_grad_norm_and_anchor_distance():
+    trainer = make(tiny.causal_lm(), tiny.letters_reward, optimizer=keras.optimizers.SGD(0.1), eta=0.02)
+    start = values(trainer.policy.trainable_variables)
+    logs = trainer.fit(["ab"], batch_size=32, verbose=0).history
+    step = np.sqrt(sum(np.sum((a - b) ** 2) for a, b in zip(values(trainer.policy.trainable_variables), start, strict=True)))
+    np.testing.assert_allclose(logs["grad_norm"][0], step / 0.1, rtol=1e-4)
+    np.testing.assert_allclose(logs["anchor_distance"][0], 0.98 * step, rtol=1e-4)
+
+
+def test_it_learns_and_the_aligned_policy_generates():
+    policy = tiny.causal_lm()
+    trainer = trainer_of(policy)
+    history = trainer.fit(PROMPTS, batch_size=64, steps_per_epoch=30, epochs=3, verbose=0).history
+    assert history["reward"][-1] > history["reward"][0] + 0.3
+    assert 0 < history["kl_reference"][-1] < 10
+    assert history["kl_reference"][-1] > history["kl_anchor"][-1]
+    assert isinstance(policy.generate("ab", max_length=8), str)
+    logs = trainer.evaluate(PROMPTS, batch_size=4, verbose=0)
+    assert set(logs) == set(METRICS)
+    assert logs["reward"] > history["reward"][0]
+
+
+def test_lora_trains_and_shadows_the_adapter_alone():
+    policy = tiny.causal_lm(lora=2)
+    frozen = values(policy.non_trainable_variables)
+    trainer = trainer_of(policy)
+    logs = trainer.fit(PROMPTS, batch_size=16, steps_per_epoch=3, verbose=0).history
+    assert logs["grad_norm"][0] > 0
+    assert len(trainer.anchor.shadows) == len(policy.trainable_variables)
+    assert all("lora" in v.path for v in policy.trainable_variables)
+    for a, b in zip(frozen, values(policy.non_trainable_variables), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_lora_enabled_too_late_is_refused():
+    policy = tiny.causal_lm()
+    trainer = trainer_of(policy)
+    policy.backbone.enable_lora(2)
+    with pytest.raises(ValueError, match="trainable variables have changed since the trainer was made"):
+        trainer.fit(PROMPTS, batch_size=4, verbose=0)
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (lambda texts: 1 / 0, r"`reward` function `reward` raised ZeroDivisionError"),
+        (lambda texts: [float("nan")] * len(texts), r"must return finite numbers. Received: nan for the completion"),
+        (lambda texts: [0.0], r"expected 12. Received: 1"),
+        (lambda texts: ["good"] * len(texts), r"must return one number per completion"),
+    ],
+)
+def test_a_failing_reward_leaves_policy_and_trainer_usable(answer, message):
+    calls = []
+
+    def reward(prompts, completions):
+        calls.append(len(completions))
+        return answer(completions) if len(calls) == 3 else tiny.letters_reward(prompts, completions)
+
+    trainer, plain = trainer_of(reward=reward), trainer_of()
+    with pytest.raises(RewardError, match=message):
+        trainer.fit(PROMPTS, batch_size=4, steps_per_epoch=5, verbose=0)
+    plain.fit(PROMPTS, batch_size=4, steps_per_epoch=2, verbose=0)
+    for a, b in zip(values(trainer.policy.variables), values(plain.policy.variables), strict=True):
+        np.testing.assert_array_equal(a, b)  # as after the last whole step
+    assert np.isfinite(trainer.fit(PROMPTS, batch_size=4, steps_per_epoch=2, verbose=0).history["loss"][0])
+    assert isinstance(trainer.policy.generate("ab", max_length=6), str)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"n": 1}, "`n` must be an integer of at least 2. Received: n=1"),
+        ({"n": 2.0}, "`n` must be an integer of at least 2"),
+        ({"beta": 1.5}, r"`beta` must lie in \[0, 1\]. Received: beta=1.5"),
+        ({"gamma": -1}, "`gamma` must be at least 0. Received: gamma=-1"),
+        ({"eta": 0}, r"`eta` must lie in \(0, 1\]. Received: eta=0"),
+        ({"reward": None}, r"`reward` must be a callable .* Received: reward=None"),
+        ({"sampler": "greedy"}, r"`sampler` must be \"random\" in training: .* Received: sampler='greedy'"),
+        ({"sampler": "top_k"}, "another distribution than the model's"),
+        ({"temperature": 0.0}, "`temperature` must be above 0"),
+        ({"max_completion_length": 0}, "`max_completion_length` must be an integer of at least 1"),
+    ],
+)
+def test_bad_arguments_name_themselves(change, message):
+    with pytest.raises(ValueError, match=message):
+        JBOND(**{"policy": tiny.causal_lm(), "reward": tiny.letters_reward, **SIZES, **change})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"x": []}, "`prompts` is empty"),
+        ({"x": "ab"}, "must be a collection of str, not one str"),
+        ({"x": ["ab", 3]}, "Received at row 1: 3"),
+        ({"x": ["ab", "abcabcabc"]}, r"Prompt 1 has 10 tokens .* more than `max_prompt_length`=8"),
+        ({"x": ["ab"], "batch_size": 0}, "`batch_size` must be an integer of at least 1"),
+        ({"x": ["ab"], "validation_data": ["c"]}, r"takes prompts only; .* Received: validation_data"),
+    ],
+)
+def test_bad_prompts_are_refused_before_anything_moves(arguments, message):
+    trainer = trainer_of()
+    start = values(trainer.variables)
+    with pytest.raises(ValueError, match=message):
+        trainer.fit(**arguments, verbose=0)
+    for a, b in zip(start, values(trainer.variables), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"loss": "mse"}, "takes no `loss`"),
+        ({"steps_per_execution": 4}, "`steps_per_execution` must be 1"),
+        ({"optimizer": keras.optimizers.SGD(use_ema=True)}, "`use_ema=True` replaces the policy"),
+    ],
+)
+def test_compile_refuses_what_cannot_work(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        JBOND(tiny.causal_lm(), tiny.letters_reward, **SIZES).compile(**arguments)
+
+
+def test_columns_reach_the_reward():
+    seen = []
+
+    def reward(prompts, completions, target):
+        seen.extend(zip(prompts, target, strict=True))
+        return [float(c.count(t)) for c, t in zip(completions, target, strict=True)]
+
+    table = {"prompt": ["ab", "c"], "target": ["a", "b"], "unused": [1, 2]}
+    trainer_of(reward=reward).fit(table, batch_size=4, verbose=0)
+    assert set(seen) == {("ab", "a"), ("c", "b")}
+    assert len(seen) == 12
+
+
+def test_the_progress_bar_leads_with_reward_and_kl(capsys):
+    trainer_of().fit(PROMPTS, batch_size=4, verbose=2)
+    line = capsys.readouterr().out.splitlines()[-1]
+    assert line.index("reward:") < line.index("kl_reference:") < line.index("win_rate:")
+    assert "loss" not in line
