@@ -1,0 +1,63 @@
+# Every target works from a fresh clone with Python 3.11 to 3.13, git and make. What it needs goes into .venv; a second call
+# re-uses that until pyproject.toml or constraints.txt changes.
+
+PYTHON ?= python3
+ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+
+# TensorFlow, which KerasHub needs to tokenize, has no build for a later Python.
+SUPPORTED := import sys; print((3, 11) <= sys.version_info[:2] <= (3, 13))
+UNSUPPORTED = keras_bond needs Python 3.11, 3.12 or 3.13. Received: PYTHON=$(PYTHON), which is $(or $(shell \
+	$(PYTHON) -c 'import sys; print(sys.version.split()[0])' 2>/dev/null),not there)
+
+# The constraints pin setuptools too, which builds the package: so it comes first, and builds without isolation.
+PIP := $(BIN)/python -m pip --disable-pip-version-check install -c constraints.txt
+comma := ,
+define install
+	$(PIP) setuptools
+	$(PIP) --no-build-isolation -e '.[$(1)]'
+endef
+
+export TF_CPP_MIN_LOG_LEVEL ?= 3
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check clean
+
+help:  ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1|\2/p' $(firstword $(MAKEFILE_LIST)) | awk -F'|' '{ printf "%-12s %s\n", $$1, $$2 }'
+	@echo 'PYTHON=... names the interpreter (default: python3), ARGS="..." are handed to `keras-bond demo`.'
+
+demo: $(VENV)/.demo  ## J-BOND on the bundled model, minutes on a CPU; ARGS="--seed 1 --steps 50"
+	$(BIN)/keras-bond demo $(ARGS)
+
+test: check  ## the checks, then all tests on JAX, TensorFlow and Torch
+	KERAS_BACKEND=jax $(BIN)/pytest tests
+	KERAS_BACKEND=tensorflow $(BIN)/pytest tests
+	KERAS_BACKEND=torch $(BIN)/pytest tests
+
+check: $(VENV)/.test  ## format, lint, types, the examples in docstrings, the direction of imports
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	KERAS_BACKEND=jax $(BIN)/pytest --doctest-modules --ignore=keras_bond/cli.py --ignore=keras_bond/presets/build \
+		--ignore=keras_bond/scale --ignore=keras_bond/trainers/backend keras_bond tests/test_imports.py
+
+clean:  ## remove the environment, caches and build outputs; results in runs/ stay
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# A stamp is as new as the last install of its extras.
+$(VENV)/.demo: $(VENV)/.created pyproject.toml constraints.txt
+	$(call install,jax$(comma)experiments)
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.created pyproject.toml constraints.txt
+	$(call install,jax$(comma)tensorflow$(comma)torch$(comma)dev)
+	@touch $(VENV)/.demo $@
+
+$(VENV)/.created:
+	$(if $(filter True,$(shell $(PYTHON) -c '$(SUPPORTED)' 2>/dev/null)),,$(error $(UNSUPPORTED)))
+	$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(VENV)
+	@touch $@

@@ -1,0 +1,56 @@
+"""Shared by all tests. The backend is Keras' own choice: the environment variable KERAS_BACKEND."""
+
+import itertools
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+
+@pytest.fixture
+def to_numpy():
+    return ops.convert_to_numpy
+
+
+@pytest.fixture
+def gradient():
+    """d fn(x) / dx as an array, for a scalar `fn` of one float32 tensor; 0 where nothing flows."""
+
+    def grad(fn, x):
+        x = ops.convert_to_tensor(np.asarray(x, "float32"))
+        backend = keras.config.backend()
+        if backend == "jax":
+            import jax
+
+            return np.asarray(jax.grad(fn)(x))
+        if backend == "tensorflow":
+            import tensorflow as tf
+
+            with tf.GradientTape() as tape:
+                tape.watch(x)
+                y = fn(x)
+            return tape.gradient(y, x, unconnected_gradients="zero").numpy()
+        x.requires_grad_(True)
+        y = fn(x)
+        if not y.requires_grad:
+            return np.zeros(tuple(x.shape), "float32")
+        y.backward()
+        return ops.convert_to_numpy(x.grad)
+
+    return grad
+
+
+@pytest.fixture
+def best_of_n():
+    """Best-of-n of a categorical distribution, by playing all n-tuples with a uniform draw among the best: float64."""
+
+    def play(probabilities, rewards, n):
+        result = np.zeros(len(probabilities))
+        for samples in itertools.product(range(len(probabilities)), repeat=n):
+            best = [y for y in samples if rewards[y] == max(rewards[y] for y in samples)]
+            for y in best:
+                result[y] += np.prod([probabilities[i] for i in samples]) / len(best)
+        return result
+
+    return play
