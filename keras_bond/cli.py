@@ -32,7 +32,7 @@ def _parser():
     demo.add_argument(
         "--backend", default=os.environ.get("KERAS_BACKEND", "jax"), help="jax, tensorflow or torch (default: %(default)s)"
     )
-    demo.add_argument("--steps", type=_at_least(1), default=165, help="updates (default: %(default)s)")
+    demo.add_argument("--steps", type=_at_least(1), default=135, help="updates (default: %(default)s)")
     demo.add_argument("--seed", type=_at_least(0), default=0, help="(default: %(default)s)")
     demo.add_argument("--prompts", type=_at_least(2), default=512, help="held-out prompts (default: %(default)s)")
     demo.set_defaults(call=_demo)

@@ -20,13 +20,13 @@ from keras_bond.trainers import JBOND
 
 PRESET = "tiny_gemma"
 BATCH_SIZE = 64
-SETTINGS = {"n": 2, "beta": 0.25, "eta": 0.02, "gamma": 0.0, "max_prompt_length": 16, "max_completion_length": 20}
-LEARNING_RATE, MOMENTUM, WARMUP_STEPS, CLIP_NORM = 1e-3, 0.9, 10, 20.0
+SETTINGS = {"n": 4, "beta": 0.05, "eta": 0.02, "gamma": 0.0, "max_prompt_length": 8, "max_completion_length": 20}
+LEARNING_RATE, MOMENTUM, WARMUP_STEPS, CLIP_NORM = 3e-4, 0.9, 10, 20.0
 REFERENCE_SAMPLES, POLICY_SAMPLES = 8, 2
 SHOWN = 6
 
 
-def run(output, steps=165, seed=0, num_prompts=512, say=print, started=None):
+def run(output, steps=135, seed=0, num_prompts=512, say=print, started=None):
     """Run the demo and write its files to `output`.
 
     Args:
@@ -69,7 +69,7 @@ def run(output, steps=165, seed=0, num_prompts=512, say=print, started=None):
     points = best_of_n_points(evaluator.reference_samples.rewards)
 
     log = StepLogger(output / "metrics.csv")
-    path = EvaluateEvery(evaluator, every=max(1, steps // 5))
+    path = EvaluateEvery(evaluator, every=-(-steps // 4))
     train = presets.prompts(PRESET, "train")
     trainer.fit(train, batch_size=BATCH_SIZE, steps_per_epoch=steps, callbacks=[log, path], verbose=1)
     final = evaluator(POLICY_SAMPLES)

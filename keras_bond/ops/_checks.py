@@ -1,5 +1,7 @@
 """Argument checks shared by the ops."""
 
+import numbers
+
 from keras import ops
 
 
@@ -10,7 +12,7 @@ def as_float(value):
 
 
 def check_n(n):
-    if not isinstance(n, int) or n < 1:
+    if not isinstance(n, numbers.Integral) or n < 1:
         raise ValueError(f"`n` must be an integer of at least 1, the number of samples of Best-of-n. Received: n={n!r}")
 
 

@@ -25,7 +25,8 @@ def leave_one_out_baseline(returns):
     """
     returns = as_float(returns)
     check_vector("returns", returns)
-    return (ops.sum(returns) - returns) / max(returns.shape[0] - 1, 1) * (returns.shape[0] > 1)
+    others = ops.maximum(ops.shape(returns)[0] - 1, 1)
+    return (ops.sum(returns) - returns) / ops.cast(others, returns.dtype)
 
 
 def reinforce_loss(log_prob, returns):

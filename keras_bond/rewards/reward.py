@@ -53,6 +53,7 @@ def call_reward(reward, prompts, completions, columns):
         columns = {key: value for key, value in columns.items() if key in accepted}
     try:
         answer = reward(list(prompts), list(completions), **columns)
+        answer = list(answer) if inspect.isgenerator(answer) else answer
     except Exception as error:
         raise RewardError(
             f"The `reward` function `{name}` raised {type(error).__name__}: {error} "

@@ -61,7 +61,9 @@ class Program:
         elif backend == "tensorflow":
             import tensorflow as tf
 
-            self._call = tf.function(traced, jit_compile=True, autograph=False)
+            compiled = tf.function(traced, jit_compile=True, autograph=False)
+            # tensors, not variables: a trainable and a frozen variable would be two signatures, hence two compilations
+            self._call = lambda *arguments: compiled(*tf.nest.map_structure(tf.convert_to_tensor, arguments))
         elif backend == "torch":
             import torch
 

@@ -288,6 +288,7 @@ class AlignmentTrainer(BackendTrainer, keras.Model):
                 f"Received: {', '.join(unsupported)}"
             )
         self._assert_compile_called("fit")
+        self._build_optimizer()
         steps = int(self.optimizer.iterations) * (self.optimizer.gradient_accumulation_steps or 1)
         self._open(PromptTable(x, batch_size, steps_per_epoch, shuffle, self.seed, first_batch=steps))
         callbacks = list(callbacks or [])
@@ -384,10 +385,14 @@ class AlignmentTrainer(BackendTrainer, keras.Model):
     def _state_variables(self):
         groups = {"trainer": self.variables}
         if getattr(self, "optimizer", None) is not None:
-            if not self.optimizer.built:
-                self.optimizer.build(self.trainable_variables)
+            self._build_optimizer()
             groups["optimizer"] = self.optimizer.variables
         return groups
+
+    def _build_optimizer(self):
+        """Make the optimizer's variables now; made inside the first update, TensorFlow would compile that twice."""
+        if not self.optimizer.built:
+            self.optimizer.build(self.trainable_variables)
 
 
 def _check_reward(reward):

@@ -14,15 +14,15 @@ LOGGED = ("reward", "anchor_reward", "kl_reference", "kl_anchor", "win_rate", "l
 
 
 def trajectory():
-    policy = tiny.causal_lm("gemma2", seed=11)
-    optimizer = keras.optimizers.SGD(0.02, momentum=0.9)
+    policy = tiny.causal_lm(seed=11, scale=0.3)
+    optimizer = keras.optimizers.SGD(0.001, momentum=0.9)
     trainer = make(policy, tiny.letters_reward, rng_seed=12, optimizer=optimizer, n=2, beta=0.4, eta=0.1, gamma=0.3)
     trainer.rollout.max_completion_length = 5
     rows = []
     step = keras.callbacks.LambdaCallback(
         on_train_batch_end=lambda batch, logs: rows.append([float(logs[name]) for name in LOGGED])
     )
-    trainer.fit(["ab", "c", "ba"], batch_size=16, steps_per_epoch=12, verbose=0, callbacks=[step])
+    trainer.fit(["ab", "c", "ba"], batch_size=32, steps_per_epoch=12, verbose=0, callbacks=[step])
     return rows
 
 

@@ -17,7 +17,7 @@ import sentencepiece
 
 from keras_bond.presets.build import corpus, train
 
-MAX_PROMPT_TOKENS, MAX_COMPLETION_TOKENS = 16, 20
+MAX_PROMPT_TOKENS, MAX_COMPLETION_TOKENS = 8, 20
 SHORT = 30  # tokens: what the second stage is made of, so that completions end inside their budget
 
 
