@@ -6,7 +6,7 @@ import tiny
 from keras import ops
 
 from keras_bond.evaluation import Evaluator, best_of_n_points, evaluate
-from keras_bond.ops import best_of_n_kl, sequence_log_prob
+from keras_bond.ops import best_of_n_kl, frontier_win_rate, sequence_log_prob
 from keras_bond.rollout import Rollout, weights_of
 
 SIZES = {"max_prompt_length": 4, "max_completion_length": 3}
@@ -49,7 +49,9 @@ def test_estimates_agree_with_enumeration():
         assert estimate.low < estimate.value < estimate.high
     assert result.samples.rewards.shape == (count, 4)
     assert len(result.reference_samples.texts[0]) == count
-    assert 0 < result.estimates["frontier_efficiency"].value < 1.5
+    win_rate, kl = result.estimates["win_rate"].value, result.estimates["kl"].value
+    efficiency = (win_rate - 0.5) / (float(frontier_win_rate(kl)) - 0.5)
+    assert result.estimates["frontier_efficiency"].value == pytest.approx(efficiency, rel=1e-4)
 
 
 def test_the_exact_kl_has_less_variance_than_the_log_ratio():

@@ -66,7 +66,7 @@ def test_the_width_of_the_padding_changes_nothing(policy):
     narrow, wide = (
         ops.convert_to_numpy(rollout.score(weights, *rollout.pad(encoded, width), completions)) for width in (6, 16)
     )
-    np.testing.assert_allclose(narrow, wide, atol=2e-5)
+    np.testing.assert_allclose(narrow, wide, rtol=2e-5, atol=2e-5)  # other rotations, other roundings
 
 
 def test_samples_have_the_enumerated_distribution():
