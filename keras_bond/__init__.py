@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
 
+__version__ = "0.1.0"
+
 __all__ = [
     "JBOND",
     "AlignmentTrainer",

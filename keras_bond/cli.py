@@ -17,8 +17,8 @@ class _Parser(argparse.ArgumentParser):
 
 def _at_least(least):
     def integer(text):
-        if not text.lstrip("-").isdigit() or int(text) < least:
-            raise argparse.ArgumentTypeError(f"expected an integer of at least {least}, received {text}")
+        if not text.lstrip("-").isdigit() or not least <= int(text) < 2**32:
+            raise argparse.ArgumentTypeError(f"expected an integer of at least {least} and below 2**32, received {text}")
         return int(text)
 
     return integer

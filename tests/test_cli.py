@@ -20,9 +20,9 @@ def keras_bond(*arguments, **environment):
     ("arguments", "message"),
     [
         (["demo", "--backend", "mxnet"], "expected one of jax, tensorflow, torch, received 'mxnet'"),
-        (["demo", "--steps", "0"], "expected an integer of at least 1, received 0"),
-        (["demo", "--steps", "many"], "expected an integer of at least 1, received many"),
-        (["demo", "--seed", "-1"], "expected an integer of at least 0, received -1"),
+        (["demo", "--steps", "0"], "expected an integer of at least 1 and below 2**32, received 0"),
+        (["demo", "--steps", "many"], "expected an integer of at least 1 and below 2**32, received many"),
+        (["demo", "--seed", "-1"], "expected an integer of at least 0 and below 2**32, received -1"),
         (["demo", "--output", __file__], "is a file"),
         (["dance"], "invalid choice: 'dance'"),
         ([], "required: COMMAND"),

@@ -21,9 +21,9 @@ class EvaluateEvery(keras.callbacks.Callback):
             raise ValueError(f"`every` must be an integer of at least 1. Received: every={every!r}")
         self.evaluator, self.every = evaluator, every
         self.results = []
-        self._updates = 0
 
     def on_train_begin(self, logs=None):
+        self.results, self._updates = [], 0
         self._evaluate()
 
     def on_train_batch_end(self, batch, logs=None):

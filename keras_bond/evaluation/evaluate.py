@@ -77,16 +77,17 @@ class Evaluator:
         for name, value in (("num_samples", num_samples), ("num_reference_samples", num_reference_samples)):
             if not isinstance(value, int) or value < 1:
                 raise ValueError(f"`{name}` must be an integer of at least 1. Received: {name}={value!r}")
-        lengths = (max_prompt_length, max_completion_length, temperature)
         self.policy, self.reward, self.seed = policy, reward, seed
         self.num_samples, self.batch_size = num_samples, batch_size
-        self.rollout = rollout or Rollout(policy, *lengths)
+        self.rollout = rollout or Rollout(policy, max_prompt_length, max_completion_length, temperature)
         self.table = PromptTable(prompts, batch_size)
         if reference is None:
             self.reference_rollout = self.rollout
             self._snapshot: list | None = [ops.copy(v.value) for v in policy.trainable_variables]
         else:
-            self.reference_rollout = Rollout(reference, *lengths)
+            ours = self.rollout
+            lengths = (ours.max_prompt_length, ours.max_completion_length, ours.temperature)
+            self.reference_rollout = Rollout(reference, *lengths, ours.stop_token_ids)
             self._snapshot = None
         vocabularies = [r.causal_lm.backbone.token_embedding.input_dim for r in (self.rollout, self.reference_rollout)]
         if vocabularies[0] != vocabularies[1]:

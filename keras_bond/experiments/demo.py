@@ -1,7 +1,7 @@
 """`keras-bond demo`: J-BOND on the bundled model, data and reward, from nothing to a picture in minutes."""
 
 import csv
-import importlib.metadata
+import importlib
 import json
 import pathlib
 import time
@@ -78,13 +78,13 @@ def run(output, steps=135, seed=0, num_prompts=512, say=print, started=None):
     examples = _write_samples(output / "samples.csv", held_out, final)
     policy.save_to_preset(output / "policy")
     summary = _summary(trainer, log.rows, final, points, steps, seed, started)
+    (output / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
     estimates = final.estimates
     title = (
         f"J-BOND on {PRESET}, {keras.config.backend()}, seed {seed}: held-out win rate {estimates['win_rate'].value:.3f} "
         f"at {estimates['kl'].value:.2f} nats, {summary['frontier_efficiency']:.2f} of the best possible gain"
     )
     training_figure(log.rows, evaluations, points, title).savefig(output / "frontier.png", dpi=130)
-    (output / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
     _report(say, output, summary, examples, points)
     return summary
 
@@ -148,8 +148,8 @@ def _summary(trainer, rows, final, points, steps, seed, started):
             "global_clipnorm": CLIP_NORM,
         },
         "versions": {
-            name: importlib.metadata.version(name)
-            for name in ("keras-bond", "keras", "keras-hub", keras.config.backend(), "numpy")
+            name: importlib.import_module(name).__version__
+            for name in ("keras_bond", "keras", "keras_hub", keras.config.backend(), "numpy")
         },
     }
 

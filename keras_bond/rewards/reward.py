@@ -47,8 +47,11 @@ def call_reward(reward, prompts, completions, columns):
             or infinity. The message names the offending completion.
     """
     name = getattr(reward, "__name__", type(reward).__name__)
-    parameters = inspect.signature(reward).parameters.values()
-    if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+    try:
+        parameters = list(inspect.signature(reward).parameters.values())
+    except (TypeError, ValueError):  # a callable written in C may not tell
+        parameters = []
+    if parameters and not any(p.kind is p.VAR_KEYWORD for p in parameters):
         accepted = {p.name for p in parameters}
         columns = {key: value for key, value in columns.items() if key in accepted}
     try:

@@ -25,7 +25,8 @@ def weights_of(model, trainable=None):
     """
     if trainable is None:
         trainable = [v.value for v in model.trainable_variables]
-    trainable = [ops.convert_to_tensor(value) for value in trainable]
+    # in the variables' own dtypes, so that policy and anchor are one signature, hence one compilation
+    trainable = [ops.cast(value, v.dtype) for v, value in zip(model.trainable_variables, trainable, strict=True)]
     frozen = [v.value for v in model.non_trainable_variables] if keras.config.backend() == "jax" else []
     return Weights(trainable, frozen)
 

@@ -55,9 +55,15 @@ class PromptTable(keras.utils.PyDataset):
 
 def _columns(prompts):
     """The table as a dict of equally long lists, `prompt` among them."""
+    table = _as_dict(prompts)
+    for key, values in table.items():
+        if isinstance(values, str):
+            raise ValueError(f"`{key}` must be a collection of values, not one str: pass [{values!r:.60}].")
+        if key in ("prompts", "completions"):
+            raise ValueError(f"A column may not be called `{key}`, a name that the reward is called with: rename it.")
     columns = {
         key: [v.decode() if isinstance(v, bytes) else v for v in values]  # tf.data holds text as bytes
-        for key, values in _as_dict(prompts).items()
+        for key, values in table.items()
     }
     if "prompt" not in columns:
         raise ValueError(f"`prompts` must have a column `prompt`. Received the columns: {sorted(columns)}")

@@ -6,6 +6,7 @@
 A subclass states its `objective`; `backend/` holds what JAX, TensorFlow and Torch do differently.
 """
 
+import contextlib
 from typing import Any, NamedTuple
 
 import h5py
@@ -64,6 +65,9 @@ class AlignmentTrainer(BackendTrainer, keras.Model):
     `completion_length` (tokens), `truncated` (share without a stop token), `grad_norm`, `anchor_distance` (Euclidean).
     """
 
+    train_function: Any
+    test_function: Any
+
     def __init__(
         self,
         policy,
@@ -91,7 +95,7 @@ class AlignmentTrainer(BackendTrainer, keras.Model):
         for layer in policy.preprocessor._flatten_layers():  # stateless; unbuilt, Keras would build all on row numbers
             layer.built = True
         self.policy = policy
-        self.reward = reward
+        self._reward = lambda: reward  # out of Keras' sight: a reward that is a layer must not be trained along
         self.anchor = anchor
         self.num_anchor_samples = num_anchor_samples
         self.seed = seed
@@ -101,9 +105,13 @@ class AlignmentTrainer(BackendTrainer, keras.Model):
         self.policy_seed, self.anchor_seed = (
             keras.random.SeedGenerator(int(s)) for s in np.random.SeedSequence(seed).generate_state(2) >> 1
         )
-        self._means = [keras.metrics.Mean(name=metric) for metric in METRICS]
+        self._means = [keras.metrics.Mean(name=metric, dtype="float32") for metric in METRICS]
         self._table: Any = None
         self.built = True
+
+    @property
+    def reward(self):
+        return self._reward()
 
     # What a subclass states.
 
@@ -129,8 +137,8 @@ class AlignmentTrainer(BackendTrainer, keras.Model):
             policy=weights_of(self.policy),
             anchor=weights_of(self.policy, [s.value for s in self.anchor.shadows]),
             reference=weights_of(self.policy, [s.value for s in self.reference.shadows]),
-            policy_uniforms=keras.random.uniform(shape, seed=self.policy_seed),
-            anchor_uniforms=keras.random.uniform((self.num_anchor_samples, *shape), seed=self.anchor_seed),
+            policy_uniforms=keras.random.uniform(shape, dtype="float32", seed=self.policy_seed),
+            anchor_uniforms=keras.random.uniform((self.num_anchor_samples, *shape), dtype="float32", seed=self.anchor_seed),
         )
 
     def collect(self, rows, draw):
@@ -172,6 +180,34 @@ class AlignmentTrainer(BackendTrainer, keras.Model):
             reference_log_prob=sequence_log_prob(reference_log_probs, sample.mask),
         )
 
+    def collect_or_restore(self, rows):
+        """`collect` with a fresh draw; where it fails, the seeds are as they were."""
+        with self._restoring_seeds(only_after_errors=True):
+            return self.collect(rows, self.draw(rows.shape[0]))
+
+    @contextlib.contextmanager
+    def _restoring_seeds(self, only_after_errors=False):
+        states = [generator.state for generator in (self.policy_seed, self.anchor_seed)]
+        values = [ops.copy(state.value) for state in states]
+        finished = False
+        try:
+            yield
+            finished = True
+        finally:
+            if not (finished and only_after_errors):
+                for state, value in zip(states, values, strict=True):
+                    state.assign(value)
+
+    def make_train_function(self, force=False):
+        if self.train_function is None or force:
+            super().make_train_function(force=force)
+            self.train_function = self._collect_before(self.train_function)
+
+    def make_test_function(self, force=False):
+        if self.test_function is None or force:
+            super().make_test_function(force=force)
+            self.test_function = self._collect_before(self.test_function)
+
     # The update.
 
     def loss_and_logs(self, trajectory):
@@ -211,12 +247,12 @@ class AlignmentTrainer(BackendTrainer, keras.Model):
         logs["anchor_distance"] = self.anchor.distance(values)
         return self.track(logs)
 
-    def track(self, logs):
-        """Update the epoch's means with the logs of a step, and return these in the metrics' order."""
-        ordered = {m.name: ops.cast(logs.get(m.name, 0.0), "float32") for m in self._means}
+    def track(self, logs, weight=1):
+        """Update the epoch's means with the logs of a step (`weight`: its rows, where these differ); returns the logs."""
+        logs = {m.name: ops.cast(logs.get(m.name, 0.0), "float32") for m in self._means}
         for mean in self._means:
-            mean.update_state(ordered[mean.name])
-        return ordered
+            mean.update_state(logs[mean.name], sample_weight=weight)
+        return logs
 
     @property
     def metrics(self):
@@ -291,7 +327,7 @@ class AlignmentTrainer(BackendTrainer, keras.Model):
         self._build_optimizer()
         steps = int(self.optimizer.iterations) * (self.optimizer.gradient_accumulation_steps or 1)
         self._open(PromptTable(x, batch_size, steps_per_epoch, shuffle, self.seed, first_batch=steps))
-        callbacks = list(callbacks or [])
+        callbacks = [callbacks] if isinstance(callbacks, keras.callbacks.Callback) else list(callbacks or [])
         if not any(isinstance(c, keras.callbacks.ProgbarLogger) for c in callbacks):
             callbacks.append(ProgressBar())
         return super().fit(
@@ -299,14 +335,15 @@ class AlignmentTrainer(BackendTrainer, keras.Model):
         )
 
     def evaluate(self, x=None, batch_size=32, verbose="auto", callbacks=None, return_dict=True, **kwargs):
-        """The metrics of `fit` on other prompts, without an update: a dict of means over batches.
+        """The metrics of `fit` on other prompts, without an update: a dict of means over prompts.
 
-        `grad_norm` and `anchor_distance` belong to updates and read 0. For win rate and KL against the reference with
-        intervals see `keras_bond.evaluation.evaluate`.
+        Training goes on afterwards as if there had been no evaluation. `grad_norm` and `anchor_distance` belong to updates
+        and read 0. For win rate and KL against the reference with intervals see `keras_bond.evaluation.evaluate`.
         """
         self._open(PromptTable(x, batch_size))
         callbacks = [*(callbacks or []), ProgressBar()]
-        return super().evaluate(self._table, verbose=verbose, callbacks=callbacks, return_dict=return_dict, **kwargs)
+        with self._restoring_seeds():
+            return super().evaluate(self._table, verbose=verbose, callbacks=callbacks, return_dict=return_dict, **kwargs)
 
     def _open(self, table):
         if not self.anchor.matches(self.policy.trainable_variables):

@@ -240,3 +240,10 @@ def test_fit_sees_the_epochs_one_after_the_other(to_numpy):
     model.compile(keras.optimizers.SGD(0.1), run_eagerly=True)
     model.fit(PromptTable(prompts(10), 4, shuffle=True), epochs=3, verbose=0, shuffle=False)
     assert model.seen == [b.tolist() for _ in range(3) for b in epoch(twin)]
+
+
+def test_a_str_for_a_column_and_a_column_with_a_taken_name():
+    with pytest.raises(ValueError, match=r"`prompt` must be a collection of values, not one str: pass \['ab'\]"):
+        PromptTable({"prompt": "ab"})
+    with pytest.raises(ValueError, match="A column may not be called `completions`"):
+        PromptTable({"prompt": ["a"], "completions": ["b"]})

@@ -129,6 +129,55 @@ def test_every_piece_is_compiled_once():
     assert len(updates) == (1 if traced else 6)
 
 
+def test_an_error_in_the_very_first_update_leaves_the_policy_whole():
+    trainer = trainer_of()
+    start = values(trainer.policy.variables)
+    trainer.objective = lambda *_: 1 / 0
+    with pytest.raises(ZeroDivisionError):
+        trainer.fit(PROMPTS, batch_size=4, verbose=0)
+    for a, b in zip(start, values(trainer.policy.variables), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_evaluate_weighs_prompts_equally_and_leaves_training_alone():
+    plain, trainer = run(5), trainer_of(seed=5)
+    logs = trainer.evaluate(PROMPTS, batch_size=4, verbose=0)  # a batch of four and one of one
+    recorder = Recorder(trainer)
+    assert logs == trainer.evaluate(PROMPTS, batch_size=4, verbose=0)
+    rewards = np.concatenate([np.asarray(t.reward) for t in recorder.trajectories])
+    assert len(rewards) == 5
+    np.testing.assert_allclose(logs["reward"], rewards.mean(), rtol=1e-5, atol=1e-6)
+    trainer.fit(PROMPTS, batch_size=8, steps_per_epoch=4, verbose=0)
+    for a, b in zip(values(plain.variables), values(trainer.variables), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_sampling_and_metrics_keep_their_precision_under_a_narrow_floatx():
+    keras.config.set_floatx("bfloat16")
+    try:
+        trainer = trainer_of()
+        draw = trainer.draw(4)
+    finally:
+        keras.config.set_floatx("float32")
+    dtypes = [draw.policy_uniforms.dtype, draw.anchor_uniforms.dtype, *(m.dtype for m in trainer.metrics)]
+    assert {keras.backend.standardize_dtype(d) for d in dtypes} == {"float32"}
+
+
+def test_a_reward_that_is_a_layer_is_not_trained():
+    class Judge(keras.layers.Layer):
+        def build(self, shape):
+            self.kernel = self.add_weight(shape=(3,), name="kernel")
+
+        def __call__(self, prompts, completions):
+            return tiny.letters_reward(prompts, completions)
+
+    judge = Judge()
+    judge.build(None)
+    trainer = trainer_of(reward=judge)
+    assert len(trainer.trainable_variables) == len(trainer.policy.trainable_variables)
+    trainer.fit(PROMPTS, batch_size=4, verbose=0)
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_the_anchor_follows_the_recurrence_in_float32(dtype):
     policy = tiny.causal_lm(dtype=dtype)
@@ -221,8 +270,8 @@ def test_a_failing_reward_leaves_policy_and_trainer_usable(answer, message):
     with pytest.raises(RewardError, match=message):
         trainer.fit(PROMPTS, batch_size=4, steps_per_epoch=5, verbose=0)
     plain.fit(PROMPTS, batch_size=4, steps_per_epoch=2, verbose=0)
-    for a, b in zip(values(trainer.policy.variables), values(plain.policy.variables), strict=True):
-        np.testing.assert_array_equal(a, b)  # as after the last whole step
+    for a, b in zip(values(trainer.variables), values(plain.variables), strict=True):
+        np.testing.assert_array_equal(a, b)  # all as after the last whole step, seeds included
     assert np.isfinite(trainer.fit(PROMPTS, batch_size=4, steps_per_epoch=2, verbose=0).history["loss"][0])
     assert isinstance(trainer.policy.generate("ab", max_length=6), str)
 

@@ -1,44 +1,36 @@
 """JAX: the state is an argument. During `fit` the variables are empty, and every piece is given their values."""
 
-from typing import Any
-
 import jax
 import keras
 
 
 class BackendTrainer(keras.Model):
-    train_function: Any
-    test_function: Any
-
-    def make_train_function(self, force=False):
-        if self.train_function is None or force:
-            super().make_train_function(force=force)
-            self.train_function = self._collect_before(self.train_function)
-
-    def make_test_function(self, force=False):
-        if self.test_function is None or force:
-            super().make_test_function(force=force)
-            self.test_function = self._collect_before(self.test_function)
-
     def sync(self):
         """Give the variables their present values, for a callback that reads them between two steps."""
         self.jax_state_sync()
 
     def _collect_before(self, step):
         def function(state, iterator):
-            (rows,) = next(iterator)
-            trainable, non_trainable, *rest = state
             try:
+                (rows,) = next(iterator)
+                trainable, non_trainable, *rest = state
                 with self._scope(trainable, non_trainable) as scope:
                     draw = self.draw(rows.shape[0])
-                non_trainable = [scope.get_current_value(v) for v in self.non_trainable_variables]
                 trajectory = self.collect(rows, draw)
+                non_trainable = [scope.get_current_value(v) for v in self.non_trainable_variables]
+                return step((trainable, non_trainable, *rest), iter([(trajectory,)]))
             except BaseException:
                 self._attach(state)
                 raise
-            return step((trainable, non_trainable, *rest), iter([(trajectory,)]))
 
         return function
+
+    def evaluate(self, *args, **kwargs):
+        try:
+            return super().evaluate(*args, **kwargs)
+        finally:
+            self.jax_state_sync()  # also where a callback has failed
+            self._jax_state = None
 
     def train_step(self, state, data):
         trainable, non_trainable, optimizer, metrics = state
@@ -63,7 +55,7 @@ class BackendTrainer(keras.Model):
         trainable, non_trainable, metrics = state
         (trajectory,) = data
         with self._scope(trainable, non_trainable, None, metrics) as scope:
-            logs = self.track(self.loss_and_logs(trajectory)[1])
+            logs = self.track(self.loss_and_logs(trajectory)[1], weight=trajectory.reward.shape[0])
         return logs, self._state(scope, optimizer=False)
 
     def _scope(self, trainable, non_trainable, optimizer=None, metrics=None):
@@ -89,5 +81,6 @@ class BackendTrainer(keras.Model):
         groups += [(self.optimizer.variables, values) for values in optimizer]
         for variables, values in (*groups, (self.metrics_variables, metrics)):
             for variable, value in zip(variables, values, strict=True):
-                variable.assign(value)
+                if not value.is_deleted():  # a step that failed midway may have used up its arguments
+                    variable.assign(value)
         self._jax_state_synced = True

@@ -1,32 +1,17 @@
 """Torch: variables are read and written in place; eager, with autograd."""
 
-from typing import Any
-
 import keras
 import torch
 
 
 class BackendTrainer(keras.Model):
-    train_function: Any
-    test_function: Any
-
-    def make_train_function(self, force=False):
-        if self.train_function is None or force:
-            super().make_train_function(force=force)
-            self.train_function = self._collect_before(self.train_function)
-
-    def make_test_function(self, force=False):
-        if self.test_function is None or force:
-            super().make_test_function(force=force)
-            self.test_function = self._collect_before(self.test_function)
-
     def sync(self):
         """Variables always hold their present values here."""
 
     def _collect_before(self, step):
         def function(data):
             ((rows,),) = data
-            return step([(self.collect(rows, self.draw(rows.shape[0])),)])
+            return step([(self.collect_or_restore(rows),)])
 
         return function
 
@@ -45,4 +30,4 @@ class BackendTrainer(keras.Model):
 
     def test_step(self, data):
         (trajectory,) = data
-        return self.track(self.loss_and_logs(trajectory)[1])
+        return self.track(self.loss_and_logs(trajectory)[1], weight=trajectory.reward.shape[0])
