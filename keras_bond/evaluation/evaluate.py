@@ -53,8 +53,12 @@ class Evaluator:
     The reference's samples are drawn once. With `reference=None` it is the policy as it is now: a copy of its trainable
     variables, and the same compiled programs.
 
-    Args: as for `evaluate`, and
-        num_reference_samples: samples per prompt of the reference.
+    Args:
+        policy, reference, reward, prompts, num_samples, seed: see `evaluate`.
+        num_reference_samples: samples of the reference per prompt.
+        batch_size: prompts a compiled call.
+        max_prompt_length, max_completion_length: tokens.
+        temperature: > 0.
         rollout: a `Rollout` of `policy` whose compiled programs are used (then the lengths and temperature are its own).
     """
 
@@ -144,20 +148,7 @@ class Evaluator:
         return Samples(texts, *(np.stack(values, axis=1) for values in zip(*columns_of_samples, strict=True)))
 
 
-def evaluate(
-    policy,
-    reference,
-    reward,
-    prompts,
-    num_samples=1,
-    seed=0,
-    *,
-    num_reference_samples=4,
-    batch_size=64,
-    max_prompt_length=64,
-    max_completion_length=32,
-    temperature=1.0,
-):
+def evaluate(policy, reference, reward, prompts, num_samples=1, seed=0, **kwargs):
     """Reward, win rate, sequence KL and efficiencies of a policy against its reference, on held-out prompts.
 
     Every sample of the policy meets every sample of the reference for the same prompt. The KL is exact per token along
@@ -167,11 +158,10 @@ def evaluate(
         policy, reference: KerasHub `CausalLM`s with the same vocabulary.
         reward: see `keras_bond.rewards`.
         prompts: anything that `fit` takes.
-        num_samples, num_reference_samples: samples per prompt.
+        num_samples: samples of the policy per prompt.
         seed: of the samples; the same uniforms on every backend.
-        batch_size: prompts a compiled call.
-        max_prompt_length, max_completion_length: tokens.
-        temperature: > 0.
+        **kwargs: of `Evaluator`: `num_reference_samples` (4), `batch_size` (64, prompts a compiled call),
+            `max_prompt_length` (64), `max_completion_length` (32), `temperature` (1.0).
 
     Returns:
         `Evaluation`.
@@ -183,20 +173,7 @@ def evaluate(
     result.estimates["win_rate"]  # Estimate(value=0.71, low=0.69, high=0.73)
     ```
     """
-    evaluator = Evaluator(
-        policy,
-        reference,
-        reward,
-        prompts,
-        num_samples=num_samples,
-        num_reference_samples=num_reference_samples,
-        batch_size=batch_size,
-        max_prompt_length=max_prompt_length,
-        max_completion_length=max_completion_length,
-        temperature=temperature,
-        seed=seed,
-    )
-    return evaluator()
+    return Evaluator(policy, reference, reward, prompts, num_samples=num_samples, seed=seed, **kwargs)()
 
 
 def _estimates(samples, reference, seed):
