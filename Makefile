@@ -22,6 +22,9 @@ endef
 
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
+# Most of a test's time is one thread's, spent compiling: so as many processes as cores, with a thread each.
+PYTEST := OMP_NUM_THREADS=1 TF_NUM_INTRAOP_THREADS=1 TF_NUM_INTEROP_THREADS=1 $(BIN)/pytest tests -n auto --dist worksteal
+
 .DEFAULT_GOAL := help
 .PHONY: help demo test check clean
 
@@ -33,9 +36,9 @@ demo: $(VENV)/.demo  ## J-BOND on the bundled model, minutes on a CPU; ARGS="--s
 	$(BIN)/keras-bond demo $(ARGS)
 
 test: check  ## the checks, then all tests on JAX, TensorFlow and Torch
-	KERAS_BACKEND=jax $(BIN)/pytest tests
-	KERAS_BACKEND=tensorflow $(BIN)/pytest tests
-	KERAS_BACKEND=torch $(BIN)/pytest tests
+	KERAS_BACKEND=jax $(PYTEST)
+	KERAS_BACKEND=tensorflow $(PYTEST)
+	KERAS_BACKEND=torch $(PYTEST)
 
 check: $(VENV)/.test  ## format, lint, types, the examples in docstrings, the direction of imports
 	$(BIN)/ruff format --check .

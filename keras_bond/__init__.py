@@ -8,27 +8,33 @@ from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
 
-__version__ = "0.1.0"
-
 __all__ = [
+    "BOND",
     "JBOND",
     "AlignmentTrainer",
+    "BestOfNSFT",
+    "BestOfNSampler",
+    "IterativeBOND",
+    "Reinforce",
     "anchors",
     "callbacks",
     "evaluation",
     "ops",
     "presets",
+    "quantiles",
     "rewards",
     "rollout",
     "schedules",
     "trainers",
 ]
 
-_FROM = {"JBOND": "trainers", "AlignmentTrainer": "trainers"}
+_TRAINERS = ("BOND", "JBOND", "AlignmentTrainer", "BestOfNSFT", "IterativeBOND", "Reinforce")
+_FROM = {**dict.fromkeys(_TRAINERS, "trainers"), "BestOfNSampler": "sampling"}
 
 if TYPE_CHECKING:
-    from keras_bond import anchors, callbacks, evaluation, ops, presets, rewards, rollout, schedules, trainers
-    from keras_bond.trainers import JBOND, AlignmentTrainer
+    from keras_bond import anchors, callbacks, evaluation, ops, presets, quantiles, rewards, rollout, schedules, trainers
+    from keras_bond.sampling import BestOfNSampler
+    from keras_bond.trainers import BOND, JBOND, AlignmentTrainer, BestOfNSFT, IterativeBOND, Reinforce
 
 
 def __getattr__(name):

@@ -2,6 +2,7 @@
 
 import argparse
 import importlib.util
+import math
 import os
 import pathlib
 import sys
@@ -12,7 +13,11 @@ BACKENDS = ("jax", "tensorflow", "torch")
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message):
-        self.exit(2, f"{self.prog}: {message}\n")
+        self.exit(2, f"{self.prog}: {_line(message)}\n")
+
+
+def _line(message):
+    return " ".join(str(message).splitlines())
 
 
 def _at_least(least):
@@ -22,6 +27,16 @@ def _at_least(least):
         return int(text)
 
     return integer
+
+
+def _temperature(text):
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"expected a number above 0, received {text}")
+    return value
 
 
 def _parser():
@@ -36,6 +51,48 @@ def _parser():
     demo.add_argument("--seed", type=_at_least(0), default=0, help="(default: %(default)s)")
     demo.add_argument("--prompts", type=_at_least(2), default=512, help="held-out prompts (default: %(default)s)")
     demo.set_defaults(call=_demo)
+    evaluate = commands.add_parser("evaluate", help="one model against another: reward, win rate, KL, with 95 % intervals")
+    evaluate.add_argument("policy", metavar="PRESET", help="tiny_gemma, a preset's folder or the name of a KerasHub preset")
+    evaluate.add_argument("--reference", required=True, metavar="PRESET", help="what it is measured against, likewise")
+    evaluate.add_argument("--reward", required=True, metavar="NAME", help="vader, or module:attribute from this folder")
+    evaluate.add_argument(
+        "--prompts", required=True, metavar="FILE", help="a prompt a line, or .csv or .jsonl with a column `prompt`"
+    )
+    evaluate.add_argument("--output", type=pathlib.Path, metavar="DIR", help="folder for evaluation.json and samples.csv")
+    for flag, metavar, least, default, text in (
+        ("num-samples", "K", 1, 1, "of the policy, per prompt"),
+        ("num-reference-samples", "K", 1, 4, "of the reference, per prompt"),
+        ("best-of-n", "N", 2, None, "estimate the KLs to Best-of-N too; take 32 reference samples"),
+        ("batch-size", "B", 1, 64, "prompts a compiled call"),
+        ("max-prompt-length", "P", 1, 64, "tokens"),
+        ("max-completion-length", "T", 1, 32, "tokens"),
+        ("seed", "S", 0, 0, ""),
+    ):
+        text = f"{text} (default: %(default)s)".lstrip()
+        evaluate.add_argument(f"--{flag}", type=_at_least(least), default=default, metavar=metavar, help=text)
+    evaluate.add_argument("--temperature", type=_temperature, default=1.0, help="(default: %(default)s)")
+    evaluate.add_argument(
+        "--backend", default=os.environ.get("KERAS_BACKEND", "jax"), help="jax, tensorflow or torch (default: %(default)s)"
+    )
+    evaluate.set_defaults(call=_evaluate)
+    run = commands.add_parser("run", help="one parameterised notebook through papermill")
+    run.add_argument("notebook", metavar="NOTEBOOK", help="a file, or the name of one in ./notebooks: 01_quickstart")
+    run.add_argument(
+        "-p",
+        dest="parameters",
+        nargs=2,
+        action="append",
+        default=[],
+        metavar=("NAME", "VALUE"),
+        help="a parameter of the notebook, as often as there are some: -p profile smoke",
+    )
+    run.add_argument(
+        "--output", type=pathlib.Path, required=True, metavar="DIR", help="folder for NOTEBOOK.ipynb and run.json"
+    )
+    run.add_argument(
+        "--backend", default=os.environ.get("KERAS_BACKEND", "jax"), help="jax, tensorflow or torch (default: %(default)s)"
+    )
+    run.set_defaults(call=_run)
     return parser
 
 
@@ -49,16 +106,48 @@ def _choose_backend(parser, name):
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 
+def _check_output(parser, output):
+    if output.exists() and not output.is_dir():
+        parser.error(f"argument --output: expected a folder, {output} is a file")
+
+
 def _demo(parser, arguments, started):
     _choose_backend(parser, arguments.backend)
     for package in ("matplotlib", "vaderSentiment"):
         if importlib.util.find_spec(package) is None:
             parser.error(f"demo needs {package}: pip install 'keras-bond[experiments]'")
-    if arguments.output.exists() and not arguments.output.is_dir():
-        parser.error(f"argument --output: expected a folder, {arguments.output} is a file")
+    _check_output(parser, arguments.output)
     from keras_bond.experiments import demo
 
     demo.run(arguments.output, arguments.steps, arguments.seed, arguments.prompts, started=started)
+
+
+def _evaluate(parser, arguments, started):
+    _choose_backend(parser, arguments.backend)
+    if arguments.output is not None:
+        _check_output(parser, arguments.output)
+    from keras_bond.experiments import evaluate
+
+    settings = {name: value for name, value in vars(arguments).items() if name not in ("command", "call", "backend")}
+    try:
+        evaluate.run(**settings, started=started)
+    except ValueError as error:  # about an argument, by the convention of the house: a failed run is another error
+        parser.error(error)
+
+
+def _run(parser, arguments, started):
+    _choose_backend(parser, arguments.backend)
+    for package in ("papermill", "ipykernel"):
+        if importlib.util.find_spec(package) is None:
+            parser.error(f"run needs {package}: pip install 'keras-bond[notebooks]'")
+    _check_output(parser, arguments.output)
+    from keras_bond.experiments import run
+
+    parameters = {name: run.value(text) for name, text in arguments.parameters}
+    try:
+        run.run(arguments.notebook, arguments.output, parameters, started=started)
+    except ValueError as error:
+        parser.error(error)
 
 
 def main(argv=None):
@@ -71,7 +160,7 @@ def main(argv=None):
     except KeyboardInterrupt:
         sys.exit("keras-bond: interrupted")
     except (OSError, RuntimeError, ValueError, ImportError) as error:
-        sys.exit(f"keras-bond: {error}")
+        sys.exit(f"keras-bond: {_line(error)}")
 
 
 if __name__ == "__main__":

@@ -1,11 +1,28 @@
 """Shared by all tests. The backend is Keras' own choice: the environment variable KERAS_BACKEND."""
 
 import itertools
+import os
+import tempfile
 
 import keras
 import numpy as np
 import pytest
 from keras import ops
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_sessionstart(session):
+    """On JAX many tests compile the same programs: once for all processes of a session is enough."""
+    folder = tempfile.TemporaryDirectory(prefix="keras_bond_tests_")  # the controller's is there when workers start
+    os.environ.setdefault("KERAS_BOND_TESTS_CACHE", folder.name)
+    session.config.add_cleanup(folder.cleanup)
+    if keras.config.backend() == "jax":
+        import jax
+
+        jax.config.update("jax_compilation_cache_dir", os.environ["KERAS_BOND_TESTS_CACHE"])
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+        jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    return (yield)
 
 
 @pytest.fixture

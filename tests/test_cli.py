@@ -2,13 +2,21 @@
 
 import json
 import os
+import pathlib
 import subprocess
 import sys
 
 import keras
+import numpy as np
 import pytest
+import tiny
+
+from keras_bond import cli
+from keras_bond import presets as bundled
+from keras_bond.evaluation import load
 
 BACKEND = keras.config.backend()
+EVALUATE = ["evaluate", "tiny_gemma", "--reference", "tiny_gemma", "--reward", "vader", "--prompts", "prompts.txt"]
 
 
 def keras_bond(*arguments, **environment):
@@ -24,6 +32,15 @@ def keras_bond(*arguments, **environment):
         (["demo", "--steps", "many"], "expected an integer of at least 1 and below 2**32, received many"),
         (["demo", "--seed", "-1"], "expected an integer of at least 0 and below 2**32, received -1"),
         (["demo", "--output", __file__], "is a file"),
+        (["evaluate", "tiny_gemma"], "required: --reference, --reward, --prompts"),
+        (
+            [*EVALUATE, "--best-of-n", "1"],
+            "argument --best-of-n: expected an integer of at least 2 and below 2**32, received 1",
+        ),
+        ([*EVALUATE, "--temperature", "0"], "argument --temperature: expected a number above 0, received 0"),
+        ([*EVALUATE, "--temperature", "warm"], "argument --temperature: expected a number above 0, received warm"),
+        ([*EVALUATE, "--backend", "mxnet"], "expected one of jax, tensorflow, torch, received 'mxnet'"),
+        ([*EVALUATE, "--output", __file__], f"argument --output: expected a folder, {__file__} is a file"),
         (["dance"], "invalid choice: 'dance'"),
         ([], "required: COMMAND"),
     ],
@@ -60,3 +77,120 @@ def test_the_demo_writes_what_it_promises(tmp_path):
     policy = keras_hub.models.CausalLM.from_preset(str(output / "policy"))
     assert policy.generate("We will", max_length=12).startswith("We will")
     assert "Win rate against the reference" in result.stdout
+
+
+@pytest.fixture(scope="module")
+def presets(tmp_path_factory):
+    """A folder with the presets `policy` and `reference`, and what the commands below read."""
+    folder = tmp_path_factory.mktemp("presets")
+    for scale, name in ((0.1, "reference"), (2.0, "policy")):  # nearly uniform, and of little entropy
+        tiny.causal_lm(scale=scale).save_to_preset(str(folder / name))
+    (folder / "judge.py").write_text(
+        "def letters(prompts, completions, weight):\n"
+        "    return [w * (c.count('a') - c.count('c')) for c, w in zip(completions, weight)]\n"
+        "def broken(prompts, completions):\n"
+        "    raise KeyError('no such\\nreward')\n"
+    )
+    rows = [{"prompt": p, "weight": w} for p, w in (("ab", 1), ("", 2), ("c a", 1.5))] * 10
+    (folder / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "long.txt").write_text("a\nabcabcabc\n")
+    return folder
+
+
+@pytest.fixture
+def evaluate(presets, monkeypatch, capsys):
+    """`keras-bond evaluate` in this process, from that folder: (exit status, stdout, stderr)."""
+    monkeypatch.chdir(presets)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setenv("KERAS_BACKEND", BACKEND)
+
+    def run(*arguments, **options):
+        options = {"reference": "reference", "reward": "judge:letters", "prompts": "prompts.jsonl"} | options
+        sizes = ["--max-prompt-length", "8", "--max-completion-length", "4", "--batch-size", "16"]
+        flags = [x for name, value in options.items() for x in (f"--{name}", value)]
+        status, message = 0, ""
+        try:
+            cli.main(["evaluate", *(arguments or ["policy"]), *sizes, *flags])
+        except SystemExit as error:
+            status, message = (error.code, "") if isinstance(error.code, int) else (1, f"{error.code}\n")
+        out, err = capsys.readouterr()
+        return status, out, err + message
+
+    return run
+
+
+def test_evaluate_prints_and_writes_what_it_promises(evaluate, presets, tmp_path):
+    output = tmp_path / "new" / "folder"
+    options = {"num-samples": "2", "num-reference-samples": "3", "best-of-n": "2", "seed": "5", "temperature": "0.9"}
+    status, printed, _ = evaluate("policy", output=str(output), **options)
+    assert status == 0
+    result = json.loads((output / "evaluation.json").read_text())
+    assert (result["policy"], result["reference"], result["reward"]) == ("policy", "reference", "judge:letters")
+    assert (result["prompts"], result["num_prompts"]) == ("prompts.jsonl", 30)
+    assert result["settings"] == {
+        "num_samples": 2,
+        "num_reference_samples": 3,
+        "best_of_n": 2,
+        "batch_size": 16,
+        "max_prompt_length": 8,
+        "max_completion_length": 4,
+        "seed": 5,
+        "temperature": 0.9,
+    }
+    assert set(result["versions"]) == {"keras_bond", "keras", "keras_hub", BACKEND, "numpy"}
+    again = load(output / "samples.csv", best_of_n=2, seed=5)
+    for name, (value, low, high) in again.estimates.items():
+        written = result["estimates"][name]  # NaN, such as the interval of a single group, is null
+        np.testing.assert_equal(
+            [written[k] if written[k] is not None else np.nan for k in ("value", "low", "high")], [value, low, high]
+        )
+        assert f"{name:<27}{value:9.4f} {low:9.4f} {high:9.4f}  {written['unit']}" in printed.splitlines()
+    assert set(result["estimates"]) == set(again.estimates)
+    assert again.prompts[:3] == ["ab", "", "c a"]
+    assert again.samples.rewards.shape == (30, 2)
+    assert again.samples.log_probs.mean() > again.reference_samples.reference_log_probs.mean() + 2
+    counts = np.array([text.count("a") - text.count("c") for text in again.samples.texts[0]])
+    np.testing.assert_allclose(again.samples.rewards[:, 0], counts * np.tile([1, 2, 1.5], 10))  # the column reached it
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "status", "message"),
+    [
+        (
+            ["runs/nothing"],
+            {},
+            2,
+            "argument PRESET: expected a bundled preset (tiny_gemma), the folder of a preset or the name of a KerasHub "
+            "preset, received 'runs/nothing'",
+        ),
+        ([], {"prompts": "none.txt"}, 2, "argument --prompts: there is no file 'none.txt'"),
+        ([], {"reward": "joy"}, 2, "argument --reward: expected vader or module:attribute, received 'joy'"),
+        ([], {"reward": "judge:joy"}, 2, "argument --reward: the module judge has no attribute 'joy'"),
+        (
+            [],
+            {"reward": "vader", "prompts": "long.txt"},
+            2,
+            "Prompt 1 has 10 tokens (start token included), more than `max_prompt_length`=8: shorten it or raise the limit. "
+            "Received: 'abcabcabc'",
+        ),
+        (
+            [],
+            {"best-of-n": "4"},
+            2,
+            "`num_reference_samples` must be above `best_of_n`=4, whose quantiles they estimate: raise it, the paper takes "
+            "32. Received: num_reference_samples=4",
+        ),
+        (["tiny_gemma"], {}, 2, "`policy` and `reference` must share one vocabulary. Received sizes {size} and 7"),
+        (
+            [],
+            {"reward": "judge:broken"},
+            1,
+            "The `reward` function `broken` raised KeyError: 'no such\\nreward' It was given 30 completions, the first for "
+            "the prompt 'ab'. The policy is as it was after the last step.",
+        ),
+    ],
+)
+def test_evaluate_says_what_is_wrong(evaluate, arguments, options, status, message):
+    config = json.loads(pathlib.Path(bundled.path("tiny_gemma"), "config.json").read_text())
+    message = message.format(size=config["config"]["vocabulary_size"])
+    assert evaluate(*arguments, **options) == (status, "", f"keras-bond: {message}\n")

@@ -8,6 +8,7 @@ import pytest
 PACKAGE = pathlib.Path(__file__).parents[1] / "keras_bond"
 
 LEVELS = {
+    "_checks": -1,
     "ops": 0,
     "presets": 0,
     "schedules": 0,
@@ -15,10 +16,12 @@ LEVELS = {
     "quantiles": 1,
     "rewards": 1,
     "rollout": 1,
+    "sampling": 2,
     "trainers": 2,
     "callbacks": 3,
     "evaluation": 3,
     "scale": 3,
+    "tabular": 3,
     "experiments": 4,
     "cli": 5,
     "__init__": 5,  # the package itself: whoever imports a name from it imports the top

@@ -6,6 +6,8 @@ theta_a <- (1 - rate) theta_a + rate theta
 import keras
 from keras import ops
 
+from keras_bond._checks import check_at_least
+
 
 class Anchor(keras.layers.Layer):
     """Holds a shadow of a policy's trainable variables; subclasses say how fast it follows.
@@ -101,8 +103,7 @@ class PeriodicAnchor(Anchor):
 
     def __init__(self, period, **kwargs):
         super().__init__(**kwargs)
-        if not isinstance(period, int) or period < 1:
-            raise ValueError(f"`period` must be an integer of at least 1. Received: period={period!r}")
+        check_at_least(1, period=period)
         self.period = period
 
     def rate(self, update):

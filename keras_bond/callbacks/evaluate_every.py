@@ -2,6 +2,8 @@
 
 import keras
 
+from keras_bond._checks import check_at_least
+
 
 class EvaluateEvery(keras.callbacks.Callback):
     """Evaluates before the first and after every `every`-th update.
@@ -17,8 +19,7 @@ class EvaluateEvery(keras.callbacks.Callback):
 
     def __init__(self, evaluator, every):
         super().__init__()
-        if not isinstance(every, int) or every < 1:
-            raise ValueError(f"`every` must be an integer of at least 1. Received: every={every!r}")
+        check_at_least(1, every=every)
         self.evaluator, self.every = evaluator, every
         self.results = []
 

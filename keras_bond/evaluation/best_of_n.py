@@ -1,10 +1,46 @@
-"""What Best-of-N sampling itself reaches, read off samples of the reference."""
+"""What Best-of-N sampling itself reaches, and how far a policy is from it, read off samples of the reference."""
 
-import itertools
+import math
 
 import numpy as np
+from keras import ops
 
-from keras_bond.ops import best_of_n_kl
+from keras_bond.ops import best_of_n_kl, best_of_n_log_ratio, monte_carlo_quantiles
+
+
+def best_of_n_weights(rewards, n):
+    """The chance of each of k samples to be the best of n of them, drawn at random without replacement; ties share it.
+
+        w_i = [C(l_i + e_i, n) - C(l_i, n)] / [e_i C(k, n)],    l_i = #{j: r_j < r_i},  e_i = #{j: r_j = r_i}
+
+    So sum_i w_i f(y_i) is the mean of f over the best of every choice of n samples: a U-statistic, the unbiased estimate of
+    least variance of E[f(y)] under Best-of-n. The weights of a prompt sum to 1.
+
+    Args:
+        rewards: (P, k) array.
+        n: an integer from 1 to k.
+
+    Returns:
+        (P, k), float64.
+
+    Raises:
+        ValueError: if `n` is out of range.
+
+    Example:
+
+    >>> best_of_n_weights([[0.0, 2.0, 1.0, 1.0]], n=2).round(4).tolist()
+    [[0.0, 0.5, 0.25, 0.25]]
+
+    Source: Hoeffding, "A Class of Statistics with Asymptotically Normal Distribution", 1948; the form is ours.
+    """
+    rewards = np.asarray(rewards)
+    k = rewards.shape[1]
+    if not isinstance(n, int) or not 1 <= n <= k:
+        raise ValueError(f"`n` must be an integer from 1 to {k}, the samples per prompt. Received: n={n!r}")
+    below = (rewards[:, None, :] < rewards[:, :, None]).sum(2)
+    up_to = (rewards[:, None, :] <= rewards[:, :, None]).sum(2)
+    all_among = np.array([math.comb(i, n) / math.comb(k, n) for i in range(k + 1)])  # the n among the i least of k
+    return (all_among[up_to] - all_among[below]) / (up_to - below)
 
 
 def best_of_n_points(rewards, ns=(2, 4)):
@@ -24,19 +60,87 @@ def best_of_n_points(rewards, ns=(2, 4)):
 
     Example:
 
-    >>> best_of_n_points(np.array([[0.0, 1.0, 2.0]]), ns=[2])[0]["win_rate"]
-    0.6666666666666666
+    >>> round(best_of_n_points(np.array([[0.0, 1.0, 2.0]]), ns=[2])[0]["win_rate"], 4)
+    0.6667
     """
     rewards = np.asarray(rewards, "float64")
     points = []
     for n in ns:
         if n >= rewards.shape[1]:
             raise ValueError(f"Best-of-{n} needs more than {n} samples per prompt. Received: {rewards.shape[1]}")
-        wins, bests = [], []
-        for chosen in itertools.combinations(range(rewards.shape[1]), n):
-            best = rewards[:, chosen].max(axis=1, keepdims=True)
-            others = np.delete(rewards, chosen, axis=1)
-            wins.append(np.mean((best > others) + 0.5 * (best == others)))
-            bests.append(best.mean())
-        points.append({"n": n, "win_rate": float(np.mean(wins)), "reward": float(np.mean(bests)), "kl": best_of_n_kl(n)})
+        wins = []
+        for j in range(rewards.shape[1]):  # the opponent of the best of n of the others
+            one, others = rewards[:, [j]], np.delete(rewards, j, axis=1)
+            wins.append(np.mean(np.sum(best_of_n_weights(others, n) * ((others > one) + 0.5 * (others == one)), axis=1)))
+        reward = np.mean(np.sum(best_of_n_weights(rewards, n) * rewards, axis=1))
+        points.append({"n": n, "win_rate": float(np.mean(wins)), "reward": float(reward), "kl": best_of_n_kl(n)})
     return points
+
+
+def quantiles(rewards, reference_rewards, smoothing=0.0):
+    """(p_<, p_<=) of every sample among the reference's of its prompt: (P, m), (P, k) -> two arrays (P, m).
+
+    >>> [p.tolist() for p in quantiles(np.array([[0.0, 1.0]]), np.array([[0.0, 2.0]]))]
+    [[[0.0, 0.5]], [[0.5, 0.5]]]
+    """
+    each = np.repeat(reference_rewards, rewards.shape[1], axis=0)
+    return [ops.convert_to_numpy(p).reshape(rewards.shape) for p in monte_carlo_quantiles(rewards.ravel(), each, smoothing)]
+
+
+def forward_kl(reference, n):
+    """KL(pi_BoN || pi) in nats, an estimate per prompt from k > n samples of the reference.
+
+        sum_i w_i [ log pi_BoN(y_i)/pi_ref(y_i) + log pi_ref(y_i) - log pi(y_i) ]
+
+    with w of `best_of_n_weights`; a sample's quantiles are those among all k, itself one of its equals.
+
+    Args:
+        reference: `Samples` of the reference, their `log_probs` under the policy included.
+        n: the N of Best-of-N.
+
+    Returns:
+        (P,).
+
+    Source: BOND, section 4 and figure 2 (32 samples); the weights are ours.
+    """
+    log_ratio = _log_ratio(reference.rewards, reference.rewards, n) + reference.reference_log_probs - reference.log_probs
+    return np.sum(best_of_n_weights(reference.rewards, n) * log_ratio, axis=1)
+
+
+def backward_kl(samples, reference, n):
+    """KL(pi || pi_BoN) in nats, an estimate per prompt from samples of the policy and k > n of the reference.
+
+        mean_y [ KL(pi || pi_ref) along y - log pi_BoN(y)/pi_ref(y) ]
+
+    with the exact per-token KL, and quantiles (count + 1)/(k + 1), which keep it finite where the policy does worse than all
+    k samples, and bias it downwards there.
+
+    Args:
+        samples: `Samples` of the policy.
+        reference: `Samples` of the reference.
+        n: the N of Best-of-N.
+
+    Returns:
+        (P,).
+
+    Source: BOND, section 4 and figure 2 (32 samples).
+    """
+    return np.mean(samples.kl - _log_ratio(samples.rewards, reference.rewards, n, smoothing=1.0), axis=1)
+
+
+def _log_ratio(rewards, reference_rewards, n, smoothing=0.0):
+    p_less, p_less_equal = quantiles(rewards, reference_rewards, smoothing)
+    return ops.convert_to_numpy(best_of_n_log_ratio(p_less, p_less_equal, n))
+
+
+def check_best_of_n(best_of_n, num_reference_samples):
+    """`best_of_n` must be `None`, or an integer of at least 2 with more reference samples than that."""
+    if best_of_n is None:
+        return
+    if not isinstance(best_of_n, int) or best_of_n < 2:
+        raise ValueError(f"`best_of_n` must be an integer of at least 2, or None. Received: best_of_n={best_of_n!r}")
+    if num_reference_samples <= best_of_n:
+        raise ValueError(
+            f"`num_reference_samples` must be above `best_of_n`={best_of_n}, whose quantiles they estimate: raise it, the "
+            f"paper takes 32. Received: num_reference_samples={num_reference_samples}"
+        )

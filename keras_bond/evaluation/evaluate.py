@@ -1,61 +1,27 @@
 """A policy against its reference on held-out prompts."""
 
-from typing import NamedTuple
-
 import numpy as np
 from keras import ops
 
-from keras_bond.ops import frontier_efficiency, kl_efficiency, sequence_kl
-from keras_bond.rewards import call_reward
+from keras_bond._checks import check_at_least
+from keras_bond.evaluation.best_of_n import check_best_of_n
+from keras_bond.evaluation.estimates import estimate_all
+from keras_bond.evaluation.samples import Evaluation, Samples
+from keras_bond.ops import sequence_kl, sequence_log_prob, token_log_probs
+from keras_bond.rewards import call_reward, check_reward
 from keras_bond.rollout import Program, PromptTable, Rollout, using, weights_of
-
-_RESAMPLES = 1000
-
-
-class Estimate(NamedTuple):
-    """A mean with its 95 % bootstrap interval over prompts."""
-
-    value: float
-    low: float
-    high: float
-
-
-class Samples(NamedTuple):
-    """k completions for each of P prompts, and what is known of them."""
-
-    texts: list
-    """k lists of P str."""
-    rewards: np.ndarray
-    """(P, k)."""
-    lengths: np.ndarray
-    """(P, k), tokens, the stop token included."""
-    truncated: np.ndarray
-    """(P, k), whether the budget ended before a stop token came."""
-    kl: np.ndarray
-    """(P, k), nats: exact per token along each sample; zeros for the reference itself."""
-
-
-class Evaluation(NamedTuple):
-    """The result of `evaluate`.
-
-    estimates: dict of `Estimate` by name: `reward`, `reference_reward`, `win_rate` (ties half), `kl` (nats),
-        `frontier_efficiency`, `kl_efficiency`, `completion_length` (tokens), `truncated` (share).
-    """
-
-    estimates: dict[str, Estimate]
-    samples: Samples
-    reference_samples: Samples
 
 
 class Evaluator:
     """Compares a policy with its reference on the same prompts, as often as is asked; see `evaluate`.
 
     The reference's samples are drawn once. With `reference=None` it is the policy as it is now: a copy of its trainable
-    variables, and the same compiled programs.
+    variables, and the same compiled programs. `best_of_n` has every call score the reference's samples under the policy.
 
     Args:
         policy, reference, reward, prompts, num_samples, seed: see `evaluate`.
         num_reference_samples: samples of the reference per prompt.
+        best_of_n: N, to estimate the KLs to Best-of-N as well; needs more than N reference samples.
         batch_size: prompts a compiled call.
         max_prompt_length, max_completion_length: tokens.
         temperature: > 0.
@@ -71,6 +37,7 @@ class Evaluator:
         *,
         num_samples=1,
         num_reference_samples=4,
+        best_of_n=None,
         batch_size=64,
         max_prompt_length=64,
         max_completion_length=32,
@@ -78,10 +45,10 @@ class Evaluator:
         seed=0,
         rollout=None,
     ):
-        for name, value in (("num_samples", num_samples), ("num_reference_samples", num_reference_samples)):
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"`{name}` must be an integer of at least 1. Received: {name}={value!r}")
-        self.policy, self.reward, self.seed = policy, reward, seed
+        check_reward(reward)
+        check_at_least(1, num_samples=num_samples, num_reference_samples=num_reference_samples)
+        check_best_of_n(best_of_n, num_reference_samples)
+        self.policy, self.reward, self.seed, self.best_of_n = policy, reward, seed, best_of_n
         self.num_samples, self.batch_size = num_samples, batch_size
         self.rollout = rollout or Rollout(policy, max_prompt_length, max_completion_length, temperature)
         self.table = PromptTable(prompts, batch_size)
@@ -98,61 +65,116 @@ class Evaluator:
             raise ValueError(
                 f"`policy` and `reference` must share one vocabulary. Received sizes {vocabularies[0]} and {vocabularies[1]}"
             )
+        encoded = self.rollout.encode(self.table.prompts)
+        if reference is not None and encoded != self.reference_rollout.encode(self.table.prompts):
+            raise ValueError(
+                "`policy` and `reference` must share one vocabulary: their tokenizers split the prompts differently."
+            )
+        self._batches = [*self._pad(encoded)]
         self._divergence = Program(self._divergence_function)
-        self._encoded = self.rollout.encode(self.table.prompts)
-        self.reference_samples = self._draw(
-            self.reference_rollout, self._reference_weights(), num_reference_samples, stream=0
-        )
+        weights = self._reference_weights()
+        self.reference_samples = self._draw(self.reference_rollout, weights, num_reference_samples, 0, _of_the_reference)
 
     def __call__(self, num_samples=None):
         """The present policy against the reference: an `Evaluation`."""
-        samples = self._draw(
-            self.rollout, weights_of(self.policy), num_samples or self.num_samples, stream=1, divergence=True
+        num_samples = self.num_samples if num_samples is None else num_samples
+        check_at_least(1, num_samples=num_samples)
+        weights, reference = weights_of(self.policy), self.reference_samples
+        samples = self._draw(self.rollout, weights, num_samples, 1, self._against_the_reference)
+        if self.best_of_n is not None:
+            reference = reference._replace(log_probs=self._log_probs(weights, reference))
+        return Evaluation(
+            estimate_all(samples, reference, self.seed, self.best_of_n), samples, reference, list(self.table.prompts)
         )
-        return Evaluation(_estimates(samples, self.reference_samples, self.seed), samples, self.reference_samples)
+
+    def _pad(self, encoded):
+        """(rows, ids, mask) of each batch; all are whole, for one compiled program: the last goes on from the start."""
+        width = self.rollout.bucket(encoded)
+        for start in range(0, len(encoded), self.batch_size):
+            rows = np.arange(start, start + self.batch_size) % len(encoded)
+            yield rows, *map(ops.convert_to_tensor, self.rollout.pad([encoded[i] for i in rows], width))
 
     def _reference_weights(self):
         # asked for anew each time: on JAX a training step may have replaced the arrays of frozen variables
         return weights_of(self.reference_rollout.causal_lm, self._snapshot)
+
+    def _draw(self, rollout, weights, num_samples, stream, measure):
+        """`Samples`; `measure(weights, ids, mask, completions)` tells their kl and log-probs."""
+        rng = np.random.default_rng([self.seed, stream])
+        count = len(self.table.prompts)
+        prompts, columns = self.table.rows(range(count))
+        drawn = []
+        for _ in range(num_samples):
+            texts, parts = [], []
+            for _, ids, mask in self._batches:
+                uniforms = rng.random((self.batch_size, rollout.max_completion_length), "float32")
+                completions = rollout.sample(weights, ids, mask, uniforms)
+                texts += rollout.decode(completions)
+                parts.append((*measure(weights, ids, mask, completions), completions.token_ids, completions.mask))
+            texts = texts[:count]
+            *measured, token_ids, mask = (_rows(part, count) for part in zip(*parts, strict=True))
+            truncated = mask[:, -1] & ~np.isin(token_ids[:, -1], rollout.stop_token_ids)
+            rewards = call_reward(self.reward, prompts, texts, columns)
+            drawn.append((texts, rewards, mask.sum(1), truncated, *measured, token_ids, mask))
+        all_texts, *arrays = zip(*drawn, strict=True)
+        return Samples([*all_texts], *(np.stack(values, axis=1) for values in arrays))
+
+    def _against_the_reference(self, weights, ids, mask, completions):
+        return self._divergence(weights, self._reference_weights(), ids, mask, completions.token_ids, completions.mask)
 
     def _divergence_function(self, weights, reference_weights, prompt_ids, prompt_mask, completion_ids, mask):
         with using(self.rollout.causal_lm, weights):
             logits = self.rollout.completion_logits(prompt_ids, prompt_mask, completion_ids)
         with using(self.reference_rollout.causal_lm, reference_weights):
             reference_logits = self.reference_rollout.completion_logits(prompt_ids, prompt_mask, completion_ids)
-        return sequence_kl(logits, reference_logits, mask, self.rollout.temperature)
+        temperature = self.rollout.temperature
+        log_probs = [token_log_probs(x, completion_ids, temperature) for x in (logits, reference_logits)]
+        kl = sequence_kl(logits, reference_logits, mask, temperature)
+        return kl, *(sequence_log_prob(x, mask) for x in log_probs)
 
-    def _draw(self, rollout, weights, num_samples, stream, divergence=False):
-        rng = np.random.default_rng([self.seed, stream])
-        count, width = len(self.table.prompts), rollout.bucket(self._encoded)
-        prompts, columns = self.table.rows(range(count))
-        texts, columns_of_samples = [], []
-        for _ in range(num_samples):
-            parts = []
-            for start in range(0, count, self.batch_size):
-                rows = np.arange(start, start + self.batch_size) % count  # whole batches: one compiled program
-                ids, mask = rollout.pad([self._encoded[i] for i in rows], width)
-                ids, mask = ops.convert_to_tensor(ids), ops.convert_to_tensor(mask)
-                uniforms = rng.random((self.batch_size, rollout.max_completion_length), "float32")
-                completions = rollout.sample(weights, ids, mask, uniforms)
-                kl = np.zeros(self.batch_size)
-                if divergence:
-                    arguments = (ids, mask, completions.token_ids, completions.mask)
-                    kl = self._divergence(weights, self._reference_weights(), *arguments)
-                token_ids, token_mask = (ops.convert_to_numpy(x) for x in completions[:2])
-                unfinished = token_mask[:, -1] & ~np.isin(token_ids[:, -1], rollout.stop_token_ids)
-                parts.append((rollout.decode(completions), token_mask.sum(1), unfinished, ops.convert_to_numpy(kl)))
-            text, *arrays = (np.concatenate([np.asarray(p) for p in part])[:count] for part in zip(*parts, strict=True))
-            texts.append([str(t) for t in text])
-            columns_of_samples.append([call_reward(self.reward, prompts, texts[-1], columns), *arrays])
-        return Samples(texts, *(np.stack(values, axis=1) for values in zip(*columns_of_samples, strict=True)))
+    def _log_probs(self, weights, samples):
+        """(P, k): log pi(y|x) of samples that were drawn before."""
+        columns = []
+        for j in range(samples.token_ids.shape[1]):
+            token_ids, token_mask = samples.token_ids[:, j], samples.mask[:, j]
+            parts = [
+                sequence_log_prob(self.rollout.score(weights, ids, mask, token_ids[rows]), token_mask[rows])
+                for rows, ids, mask in self._batches
+            ]
+            columns.append(_rows(parts, len(token_ids)))
+        return np.stack(columns, axis=1)
 
 
-def evaluate(policy, reference, reward, prompts, num_samples=1, seed=0, **kwargs):
-    """Reward, win rate, sequence KL and efficiencies of a policy against its reference, on held-out prompts.
+def _of_the_reference(weights, ids, mask, completions):
+    log_probs = sequence_log_prob(completions.log_probs, completions.mask)
+    return ops.zeros_like(log_probs), ops.full_like(log_probs, np.nan), log_probs
 
-    Every sample of the policy meets every sample of the reference for the same prompt. The KL is exact per token along
-    completions sampled from the policy (`ops.sequence_kl`). Intervals: 95 % percentile bootstrap over prompts.
+
+def _rows(parts, count):
+    """The first `count` rows of batches of tensors, as an array."""
+    return np.concatenate([ops.convert_to_numpy(part) for part in parts])[:count]
+
+
+def evaluate(policy, reference, reward, prompts, num_samples=1, seed=0, best_of_n=None, **kwargs):
+    """A policy against its reference on held-out prompts: reward, win rate, KL and what else tells them apart.
+
+    Every sample of the policy meets every sample of the reference for the same prompt. Each estimate has a 95 % interval, by
+    percentile bootstrap over prompts:
+
+    | name | what it is |
+    |---|---|
+    | `reward`, `reference_reward` | means |
+    | `win_rate` | of the policy's samples against the reference's, ties half |
+    | `kl` | KL(pi || pi_ref) in nats, exact per token along the policy's samples (`ops.sequence_kl`) |
+    | `kl_log_ratio` | the same from log pi(y) - log pi_ref(y) of the samples: unbiased as well, but noisier |
+    | `frontier_efficiency`, `kl_efficiency` | see `ops`; NaN where the KL is 0 |
+    | `log_quantile` | log p_<= of the policy's samples among the k of the reference, (count + 1)/(k + 1) |
+    | `forward_kl_best_of_n`, `backward_kl_best_of_n` | KL(pi_BoN || pi) and KL(pi || pi_BoN) in nats, with `best_of_n` |
+    | `completion_length`, `reference_completion_length` | tokens, the stop token included |
+    | `truncated` | share of the policy's samples that the budget ended |
+    | `distinct_1`, `distinct_2`, `reference_...` | share of distinct word n-grams, first samples of 16 prompts in a row |
+
+    For `distinct_*` the bootstrap is over those groups of 16, less an incomplete last one.
 
     Args:
         policy, reference: KerasHub `CausalLM`s with the same vocabulary.
@@ -160,6 +182,7 @@ def evaluate(policy, reference, reward, prompts, num_samples=1, seed=0, **kwargs
         prompts: anything that `fit` takes.
         num_samples: samples of the policy per prompt.
         seed: of the samples; the same uniforms on every backend.
+        best_of_n: N, to estimate the KLs to Best-of-N as well; needs `num_reference_samples` above N (the paper: 32).
         **kwargs: of `Evaluator`: `num_reference_samples` (4), `batch_size` (64, prompts a compiled call),
             `max_prompt_length` (64), `max_completion_length` (32), `temperature` (1.0).
 
@@ -171,31 +194,7 @@ def evaluate(policy, reference, reward, prompts, num_samples=1, seed=0, **kwargs
     ```python
     result = keras_bond.evaluation.evaluate(policy, reference, reward, prompts, max_prompt_length=16)
     result.estimates["win_rate"]  # Estimate(value=0.71, low=0.69, high=0.73)
+    result.save("samples.csv")  # every completion; `evaluation.load` gives the result back
     ```
     """
-    return Evaluator(policy, reference, reward, prompts, num_samples=num_samples, seed=seed, **kwargs)()
-
-
-def _estimates(samples, reference, seed):
-    ours, theirs = samples.rewards[:, :, None], reference.rewards[:, None, :]
-    per_prompt = {
-        "reward": samples.rewards.mean(1),
-        "reference_reward": reference.rewards.mean(1),
-        "win_rate": np.mean((ours > theirs) + 0.5 * (ours == theirs), axis=(1, 2)),
-        "kl": samples.kl.mean(1),
-        "completion_length": samples.lengths.mean(1),
-        "truncated": samples.truncated.mean(1),
-    }
-    count = len(samples.rewards)
-    draws = np.random.default_rng([seed, 2]).multinomial(count, np.full(count, 1 / count), size=_RESAMPLES) / count
-    resampled = {name: draws @ values for name, values in per_prompt.items()}
-    point = {name: values.mean(keepdims=True) for name, values in per_prompt.items()}
-    for name, function in (("frontier_efficiency", frontier_efficiency), ("kl_efficiency", kl_efficiency)):
-        for table in (point, resampled):
-            spent = table["kl"] > 0
-            value = ops.convert_to_numpy(function(table["win_rate"], np.where(spent, table["kl"], 1.0)))
-            table[name] = np.where(spent, value, np.nan)  # nothing spent: nothing to be efficient with
-    return {
-        name: Estimate(float(value[0]), *(float(q) for q in np.quantile(resampled[name], (0.025, 0.975))))
-        for name, value in point.items()
-    }
+    return Evaluator(policy, reference, reward, prompts, num_samples=num_samples, seed=seed, best_of_n=best_of_n, **kwargs)()

@@ -1,1 +1,1 @@
-"""Experiments: the demo and its plots."""
+"""Experiments: the demo, notebooks run through papermill, and their plots."""

@@ -7,22 +7,17 @@ import pathlib
 import time
 
 import keras
-import keras_hub
 import numpy as np
 
 from keras_bond import presets
-from keras_bond.callbacks import EvaluateEvery, StepLogger
-from keras_bond.evaluation import Evaluator, best_of_n_points
+from keras_bond.evaluation import best_of_n_points
+from keras_bond.experiments.align import PRESET, SIZES, align, before_after, bundled_trainer
 from keras_bond.experiments.plots import training_figure
-from keras_bond.rewards import VaderSentiment
-from keras_bond.schedules import LinearWarmup
 from keras_bond.trainers import JBOND
 
-PRESET = "tiny_gemma"
 BATCH_SIZE = 64
-SETTINGS = {"n": 4, "beta": 0.05, "eta": 0.02, "gamma": 0.0, "max_prompt_length": 8, "max_completion_length": 20}
-LEARNING_RATE, MOMENTUM, WARMUP_STEPS, CLIP_NORM = 3e-4, 0.9, 10, 20.0
-REFERENCE_SAMPLES, POLICY_SAMPLES = 8, 2
+SETTINGS = {"n": 4, "beta": 0.05, "eta": 0.02, "gamma": 0.0}
+OPTIMIZER = {"learning_rate": 3e-4, "momentum": 0.9, "clip_norm": 20.0, "warmup_steps": 10}
 SHOWN = 6
 
 
@@ -43,65 +38,36 @@ def run(output, steps=135, seed=0, num_prompts=512, say=print, started=None):
     started = started or time.time()
     output = pathlib.Path(output)
     output.mkdir(parents=True, exist_ok=True)
-    keras.utils.set_random_seed(seed)
-
-    policy = keras_hub.models.CausalLM.from_preset(presets.path(PRESET))
-    trainer = JBOND(policy, VaderSentiment(), seed=seed, **SETTINGS)
-    trainer.compile(
-        keras.optimizers.SGD(LinearWarmup(LEARNING_RATE, WARMUP_STEPS), momentum=MOMENTUM, global_clipnorm=CLIP_NORM)
-    )
+    trainer = bundled_trainer(JBOND, seed, **OPTIMIZER, **SETTINGS)
+    policy = trainer.policy
     held_out = presets.prompts(PRESET, "test")[:num_prompts]
     say(
         f"J-BOND on {PRESET} ({policy.count_params():,} parameters, {keras.config.backend()}): completions of the openings\n"
         "of State-of-the-Union sentences are to read more positive (VADER sentiment).\n"
         f"{steps} updates of {BATCH_SIZE} prompts.\n"
     )
-    evaluator = Evaluator(
-        policy,
-        None,
-        trainer.reward,
-        held_out,
-        num_reference_samples=REFERENCE_SAMPLES,
-        batch_size=BATCH_SIZE,
-        seed=seed,
-        rollout=trainer.rollout,
-    )
-    points = best_of_n_points(evaluator.reference_samples.rewards)
+    train, log = presets.prompts(PRESET, "train"), output / "metrics.csv"
+    run = align(trainer, train, held_out, steps=steps, log=log, batch_size=BATCH_SIZE, seed=seed)
+    _, final = run.path[-1]
+    points = best_of_n_points(run.evaluator.reference_samples.rewards)
 
-    log = StepLogger(output / "metrics.csv")
-    path = EvaluateEvery(evaluator, every=-(-steps // 4))
-    train = presets.prompts(PRESET, "train")
-    trainer.fit(train, batch_size=BATCH_SIZE, steps_per_epoch=steps, callbacks=[log, path], verbose=1)
-    final = evaluator(POLICY_SAMPLES)
-    evaluations = [*(point for point in path.results if point[0] < steps), (steps, final)]
-
-    examples = _write_samples(output / "samples.csv", held_out, final)
+    examples = _write_samples(output / "samples.csv", final)
     policy.save_to_preset(output / "policy")
-    summary = _summary(trainer, log.rows, final, points, steps, seed, started)
+    summary = _summary(trainer, run.rows, final, points, steps, seed, started)
     (output / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
     estimates = final.estimates
     title = (
         f"J-BOND on {PRESET}, {keras.config.backend()}, seed {seed}: held-out win rate {estimates['win_rate'].value:.3f} "
         f"at {estimates['kl'].value:.2f} nats, {summary['frontier_efficiency']:.2f} of the best possible gain"
     )
-    training_figure(log.rows, evaluations, points, title).savefig(output / "frontier.png", dpi=130)
+    training_figure(run.rows, run.path, points, title).savefig(output / "frontier.png", dpi=130)
     _report(say, output, summary, examples, points)
     return summary
 
 
-def _write_samples(filename, prompts, evaluation):
+def _write_samples(filename, evaluation):
     """One row per held-out prompt; returns them as dicts."""
-    before, after = evaluation.reference_samples, evaluation.samples
-    rows = [
-        {
-            "prompt": prompt,
-            "before": before.texts[0][i],
-            "after": after.texts[0][i],
-            "reward_before": round(float(before.rewards[i, 0]), 4),
-            "reward_after": round(float(after.rewards[i, 0]), 4),
-        }
-        for i, prompt in enumerate(prompts)
-    ]
+    rows = before_after(evaluation)
     with open(filename, "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, rows[0])
         writer.writeheader()
@@ -139,14 +105,7 @@ def _summary(trainer, rows, final, points, steps, seed, started):
         "truncated": round(estimates["truncated"].value, 4),
         "best_of_n": points,
         "evaluation_prompts": len(final.samples.rewards),
-        "settings": SETTINGS
-        | {
-            "optimizer": "SGD",
-            "learning_rate": LEARNING_RATE,
-            "momentum": MOMENTUM,
-            "warmup_steps": WARMUP_STEPS,
-            "global_clipnorm": CLIP_NORM,
-        },
+        "settings": SETTINGS | SIZES | {"optimizer": "SGD"} | OPTIMIZER,
         "versions": {
             name: importlib.import_module(name).__version__
             for name in ("keras_bond", "keras", "keras_hub", keras.config.backend(), "numpy")

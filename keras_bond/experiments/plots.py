@@ -4,9 +4,11 @@ import numpy as np
 from keras import ops
 from matplotlib.figure import Figure
 
-from keras_bond.ops import frontier_win_rate
+from keras_bond import tabular
+from keras_bond.ops import best_of_n_kl, best_of_n_win_rate, expected_jbond_reward, frontier_win_rate
 
 BLUE, ORANGE, GREY = "#2b6cb0", "#c05621", "#718096"
+COLOURS = (BLUE, ORANGE, "#2f855a", "#6b46c1", "#b7791f", "#0987a0", "#b83280")
 
 
 def training_figure(steps, path, points, title):
@@ -33,7 +35,8 @@ def training_figure(steps, path, points, title):
     for point in points:
         left.axhline(point["reward"], color=GREY, linewidth=0.8, linestyle=":")
         _note(left, f"Best-of-{point['n']}", (step[-1], point["reward"]), ha="right", va="bottom")
-    left.set(xlabel="update", ylabel="reward", title="Reward")
+    low, high = left.get_ylim()
+    left.set(xlabel="update", ylabel="reward", title="Reward", ylim=(low, high + 0.2 * (high - low)))  # for the legend
 
     for name, colour, label in (("kl_reference", BLUE, "to the reference, training"), ("kl_anchor", GREY, "to the anchor")):
         _smoothed(middle, step, [row[name] for row in steps], colour, label)
@@ -41,17 +44,7 @@ def training_figure(steps, path, points, title):
     middle.set(xlabel="update", ylabel="KL (nats per completion)", title="KL")
 
     widest = max([e.estimates["kl"].high for _, e in path] + [point["kl"] for point in points])
-    kl = np.linspace(0, 1.08 * widest, 200)
-    right.plot(
-        kl,
-        ops.convert_to_numpy(frontier_win_rate(kl.astype("float32"))),
-        color="black",
-        label="frontier: no policy is above",
-    )
-    right.scatter([p["kl"] for p in points], [p["win_rate"] for p in points], color=GREY, marker="s", zorder=3)
-    for point in points:
-        place = (point["kl"], point["win_rate"])
-        _note(right, f"Best-of-{point['n']}", place, xytext=(6, -10), textcoords="offset points")
+    _frontier(right, 1.08 * widest, points)
     kls, wins = ([e.estimates[name] for _, e in path] for name in ("kl", "win_rate"))
     right.errorbar(
         [k.value for k in kls],
@@ -65,13 +58,138 @@ def training_figure(steps, path, points, title):
         elinewidth=0.8,
         label="J-BOND, held out (95 %)",
     )
-    right.axhline(0.5, color=GREY, linewidth=0.6)
-    right.set(xlabel="KL to the reference (nats)", ylabel="win rate against the reference", title="Win rate against KL")
-
     for axes in (left, middle, right):
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.legend(frameon=False, fontsize=8, loc="upper left" if axes is not right else "lower right")
+        _finish(axes, "upper left" if axes is not right else "lower right")
     return figure
+
+
+def best_of_n_figure(reference, rewards, ns=(1, 2, 4, 8), frequencies=None):
+    """The Best-of-N distribution of a tabular problem, one panel for each N: Theorem 1, drawn.
+
+    Args:
+        reference: (K,) probabilities.
+        rewards: (K,).
+        ns: the values of N.
+        frequencies: dict, N -> (K,) shares observed by sampling, drawn as dots.
+
+    Returns:
+        A matplotlib `Figure`.
+    """
+    figure = Figure(figsize=(15, 3.8), layout="constrained")
+    order = np.argsort(rewards, kind="stable")
+    place, reference, rewards = np.arange(len(order)), np.asarray(reference)[order], np.asarray(rewards)[order]
+    panels = figure.subplots(1, len(ns), sharey=True)
+    for axes, n in zip(panels, ns, strict=True):
+        policy = tabular.best_of_n(reference, rewards, n)
+        axes.bar(place, policy, width=0.8, color=BLUE, label="Best-of-N, by the theorem")
+        axes.step([-0.5, *(place + 0.5)], [reference[0], *reference], color=GREY, linewidth=1, label="reference")
+        if frequencies:
+            axes.plot(place, frequencies[n][order], "o", color=ORANGE, markersize=4, label="Best-of-N, played")
+        win, kl = tabular.win_rate(policy, reference, rewards), tabular.kl(policy, reference)
+        axes.set(title=f"N = {n}: win rate {win:.3f}, KL {kl:.2f}", xlabel="reward of the completion")
+        axes.set_xticks(place, [f"{reward:g}" for reward in rewards])
+        _finish(axes, "upper left" if axes is panels[0] else None)
+    panels[0].set_ylabel("probability")
+    return figure
+
+
+def frontier_figure(ns=(2, 4, 8, 16, 32)):
+    """Best-of-N under the frontier, without ties.
+
+    Args:
+        ns: the values of N.
+
+    Returns:
+        A matplotlib `Figure`.
+    """
+    figure = Figure(figsize=(7.5, 4.8), layout="constrained")
+    axes = figure.subplots()
+    _frontier(axes, 1.15 * best_of_n_kl(max(ns)), _points(ns))
+    _finish(axes, "center right")
+    return figure
+
+
+def quantile_reward_figure(ns=(2, 4)):
+    """What J-BOND's reward is on average beside BOND's, log p_<=: figure 8 of the paper.
+
+    Args:
+        ns: anchor samples per prompt; the paper has 2.
+
+    Returns:
+        A matplotlib `Figure`.
+    """
+    figure = Figure(figsize=(15, 4.8), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    p = np.linspace(0.01, 1, 400)
+    for axes, x, label, legend in (
+        (left, p, "quantile $p_{\\leq}(y)$ of the completion", "lower right"),
+        (right, np.log(p), "$\\log p_{\\leq}(y)$", "upper left"),
+    ):
+        axes.plot(x, np.log(p), color="black", label="BOND: $\\log p_{\\leq}$")
+        for n, colour in zip(ns, COLOURS, strict=False):
+            expected = ops.convert_to_numpy(expected_jbond_reward(p.astype("float32"), n))
+            axes.plot(x, expected, color=colour, label=f"J-BOND, n = {n}: $-2^{n}\\log 2\\,(1 - p_{{\\leq}})^{n}$")
+        meet = [x[np.argmin(abs(p - q))] for q in (0.5, 1.0)]
+        axes.plot(meet, np.log([0.5, 1.0]), "s", color=GREY, label="they meet at 1/2 and at 1")
+        axes.set(xlabel=label, ylabel="expected reward (nats)", ylim=(-4.8, 0.2))
+        _finish(axes, legend)
+    left.set_title("Against the quantile")
+    right.set_title("Against its logarithm")
+    return figure
+
+
+def paths_figure(paths, ns=(2, 4, 8, 16)):
+    """Runs on a tabular problem: win rate against the update, against the KL, and the efficiency that follows.
+
+    Args:
+        paths: dict, name -> `tabular.Path`.
+        ns: Best-of-N points to show.
+
+    Returns:
+        A matplotlib `Figure`.
+    """
+    figure = Figure(figsize=(15, 4.8), layout="constrained")
+    left, middle, right = figure.subplots(1, 3)
+    runs = {name: tabular.progress(path) for name, path in paths.items()}
+    widest = min(max(f["kl"].max() for f in runs.values()), 1.4 * best_of_n_kl(max(ns)))
+    _frontier(middle, widest, _points(ns), notes=False)
+    middle.set_xlim(-0.03 * widest, widest)
+    for (name, figures), colour in zip(runs.items(), COLOURS, strict=False):
+        spent = figures["kl"] > 1e-3  # below, float32 has no digits for the frontier
+        left.plot(figures["win_rate"], color=colour, linewidth=1.6, label=name)
+        middle.plot(figures["kl"], figures["win_rate"], color=colour, linewidth=1.4)
+        right.plot(figures["win_rate"][spent], figures["frontier_efficiency"][spent], color=colour, linewidth=1.6)
+    left.set(xlabel="update", ylabel="win rate against the reference", title="Win rate")
+    right.axhline(1, color="black", linewidth=1.5)
+    right.set(xlabel="win rate against the reference", ylabel="share of the possible gain", title="Frontier efficiency")
+    for axes, legend in ((left, "lower right"), (middle, "center right"), (right, None)):
+        _finish(axes, legend)
+    return figure
+
+
+def _points(ns):
+    return [{"n": n, "kl": best_of_n_kl(n), "win_rate": best_of_n_win_rate(n)} for n in ns]
+
+
+def _frontier(axes, widest, points, notes=True):
+    """Win rate against KL: the frontier up to `widest` nats, and Best-of-N, named beside the points or in the legend."""
+    kl = np.linspace(0, widest, 200)
+    best = ops.convert_to_numpy(frontier_win_rate(kl.astype("float32")))
+    axes.plot(kl, best, color="black", label="frontier: no policy is above")
+    label = None if notes else f"Best-of-N, N = {', '.join(str(p['n']) for p in points)}"
+    axes.scatter([p["kl"] for p in points], [p["win_rate"] for p in points], color=GREY, marker="s", zorder=3, label=label)
+    for point in points if notes else ():
+        place = (point["kl"], point["win_rate"])
+        _note(axes, f"Best-of-{point['n']}", place, xytext=(6, -10), textcoords="offset points")
+    axes.axhline(0.5, color=GREY, linewidth=0.6)
+    axes.set(xlabel="KL to the reference (nats)", ylabel="win rate against the reference", title="Win rate against KL")
+
+
+def _finish(axes, legend=None):
+    """Without the upper and the right edge; `legend` is its place, if there is to be one."""
+    axes.spines[["top", "right"]].set_visible(False)
+    if legend:
+        axes.legend(frameon=False, fontsize=8, loc=legend)
 
 
 def _smoothed(axes, x, y, colour, label, window=15):

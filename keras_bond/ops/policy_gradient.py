@@ -2,19 +2,19 @@
 
 from keras import ops
 
-from keras_bond.ops._checks import as_float, check_vector
+from keras_bond.ops._checks import as_float
 
 
 def leave_one_out_baseline(returns):
-    """The mean return of the other samples of the batch.
+    """The mean return of the other samples.
 
-        B_i = (sum_j R_j - R_i) / (m - 1);     0 for a batch of one
+        B_i = (sum_j R_j - R_i) / (m - 1);     0 where there is no other
 
     Args:
-        returns: (m,).
+        returns: (m,), the samples of a batch; or (B, m), the m samples of each prompt, compared among themselves.
 
     Returns:
-        (m,).
+        The shape of `returns`.
 
     Example:
 
@@ -24,9 +24,10 @@ def leave_one_out_baseline(returns):
     Source: Kool et al., "Buy 4 REINFORCE samples, get a baseline for free!", 2019.
     """
     returns = as_float(returns)
-    check_vector("returns", returns)
-    others = ops.maximum(ops.shape(returns)[0] - 1, 1)
-    return (ops.sum(returns) - returns) / ops.cast(others, returns.dtype)
+    if len(returns.shape) not in (1, 2):
+        raise ValueError(f"`returns` must have shape (m,) or (batch, m). Received: returns.shape={tuple(returns.shape)}")
+    others = ops.maximum(ops.shape(returns)[-1] - 1, 1)
+    return (ops.sum(returns, axis=-1, keepdims=True) - returns) / ops.cast(others, returns.dtype)
 
 
 def reinforce_loss(log_prob, returns):
@@ -35,14 +36,15 @@ def reinforce_loss(log_prob, returns):
         grad = -mean_i[ (R_i - B_i) grad log pi(y_i) ]
 
     Args:
-        log_prob: (B,), log pi(y_i | x_i), differentiable.
-        returns: (B,); no gradient flows into them.
+        log_prob: (B,), log pi(y_i | x_i), differentiable; or (B, m), m samples of each prompt.
+        returns: of the same shape; no gradient flows into them. The baseline is the mean of the others of the batch, or,
+            where m samples a prompt are given, of the prompt.
 
     Returns:
         Scalar. Its value means nothing to a reader; its gradient is what counts.
 
     Raises:
-        ValueError: if either is not a vector.
+        ValueError: if the shapes differ, or are not (B,) or (B, m).
 
     Example:
 
@@ -52,6 +54,9 @@ def reinforce_loss(log_prob, returns):
     Source: Williams, 1992; BOND, section 4.2.
     """
     log_prob, returns = as_float(log_prob), ops.stop_gradient(as_float(returns))
-    check_vector("log_prob", log_prob)
-    check_vector("returns", returns)
+    if tuple(log_prob.shape) != tuple(returns.shape):
+        raise ValueError(
+            "`log_prob` and `returns` must have the same shape. "
+            f"Received: log_prob.shape={tuple(log_prob.shape)}, returns.shape={tuple(returns.shape)}"
+        )
     return -ops.mean((returns - leave_one_out_baseline(returns)) * log_prob)

@@ -37,6 +37,15 @@ class Reward(abc.ABC):
         return cls(**config)
 
 
+def check_reward(reward):
+    """Raises ValueError if `reward` is not callable."""
+    if not callable(reward):
+        raise ValueError(
+            "`reward` must be a callable `f(prompts, completions, **columns)` that returns one number per completion, or a "
+            f"`keras_bond.rewards.Reward`. Received: reward={reward!r}"
+        )
+
+
 def call_reward(reward, prompts, completions, columns):
     """`reward(prompts, completions, **columns)` as a (B,) float32 array, checked.
 

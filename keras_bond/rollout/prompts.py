@@ -3,6 +3,8 @@
 import keras
 import numpy as np
 
+from keras_bond._checks import check_at_least
+
 
 class PromptTable(keras.utils.PyDataset):
     """Batches of row numbers over a table of prompts: the text stays on the host, where the reward needs it.
@@ -26,9 +28,7 @@ class PromptTable(keras.utils.PyDataset):
         super().__init__()
         self.columns = _columns(prompts)
         self.prompts = self.columns.pop("prompt")
-        for name, value in (("batch_size", batch_size), ("steps_per_epoch", 1 if num_batches is None else num_batches)):
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"`{name}` must be an integer of at least 1. Received: {name}={value!r}")
+        check_at_least(1, batch_size=batch_size, steps_per_epoch=1 if num_batches is None else num_batches)
         self.batch_size, self.shuffle, self.seed, self.first_batch = batch_size, shuffle, seed, first_batch
         self._length = num_batches or -(-len(self.prompts) // batch_size)
         self._epoch = -1

@@ -11,6 +11,7 @@ import numpy as np
 from keras import ops
 from keras_hub import models
 
+from keras_bond._checks import check_at_least
 from keras_bond.ops import completion_mask, draw_tokens, token_log_probs
 from keras_bond.rollout.functional import Program, using
 
@@ -70,12 +71,7 @@ class Rollout:
             )
         if getattr(backbone, "vision_encoder", None) is not None:
             raise ValueError("Only text models are supported: load the Gemma 3 preset whose name ends in `_text`.")
-        for name, value in (
-            ("max_prompt_length", max_prompt_length),
-            ("max_completion_length", max_completion_length),
-        ):
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"`{name}` must be an integer of at least 1. Received: {name}={value!r}")
+        check_at_least(1, max_prompt_length=max_prompt_length, max_completion_length=max_completion_length)
         if not temperature > 0:
             raise ValueError(
                 "`temperature` must be above 0: at 0 all samples are the same (greedy) and Best-of-n of them is no better "

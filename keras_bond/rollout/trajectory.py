@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 class Trajectory(NamedTuple):
     """Samples of policy and anchor for a batch of B prompts, with everything that an update needs.
 
-    P is the width of the left-padded prompts, T the completion budget, n the number of anchor samples per prompt.
+    P is the width of the left-padded prompts, T the completion budget, m the number of policy samples per prompt, n that of
+    anchor samples. The policy's samples stand in R = B m rows, the m samples of a prompt next to each other.
     """
 
     prompt_ids: Any
@@ -14,18 +15,22 @@ class Trajectory(NamedTuple):
     prompt_mask: Any
     """(B, P) int32, 1 at the prompt's tokens."""
     completion_ids: Any
-    """(B, T) int32, the policy's sample y ~ pi."""
+    """(R, T) int32, the policy's samples y ~ pi."""
     completion_mask: Any
-    """(B, T) bool, true up to and including the stop token."""
+    """(R, T) bool, true up to and including the stop token."""
     best_ids: Any
-    """(B, T) int32, the best of the n anchor samples."""
+    """(B, T) int32, the best anchor sample of each prompt; (0, T) where the algorithm draws none."""
     best_mask: Any
-    """(B, T) bool."""
+    """(B, T) or (0, T) bool."""
     reward: Any
-    """(B,) float32, r(x, y)."""
+    """(R,) float32, r(x, y)."""
     anchor_rewards: Any
-    """(B, n) float32, r(x, y_i) for y_i ~ pi_a."""
+    """(R, n) float32, r(x, y_i) for the y_i ~ pi_a of the row's prompt."""
     anchor_log_prob: Any
-    """(B,) float32, log pi_a(y | x) of the policy's sample, in nats."""
+    """(R,) float32, log pi_a(y | x) of the policy's samples, in nats."""
     reference_log_prob: Any
-    """(B,) float32, log pi_ref(y | x) of the policy's sample, in nats."""
+    """(R,) float32, log pi_ref(y | x) of the policy's samples, in nats."""
+    p_less: Any = None
+    """(R,) float32, estimate of P[r(x, y') < r(x, y)] for y' ~ pi_a; `None` where the algorithm asks for no quantiles."""
+    p_less_equal: Any = None
+    """(R,) float32, estimate of P[r(x, y') <= r(x, y)]."""

@@ -3,6 +3,7 @@
 import keras
 from keras import ops
 
+from keras_bond._checks import check_at_least, check_not_negative, check_share
 from keras_bond.anchors import EMAAnchor
 from keras_bond.ops import backward_kl_loss, forward_kl_loss, jbond_reward, jeffreys_loss, kl_loss
 from keras_bond.trainers.trainer import AlignmentTrainer
@@ -24,18 +25,11 @@ class JBOND(AlignmentTrainer):
     only what `kl_reference` is reported against. With LoRA, call `enable_lora` on the policy first.
 
     Args:
-        policy: a KerasHub `CausalLM` with a Gemma, Gemma 2 or Gemma 3 text backbone. It is trained in place.
-        reward: `f(prompts, completions, **columns) -> B floats`, or a `keras_bond.rewards.Reward`.
+        policy, reward, **kwargs: see `AlignmentTrainer`.
         n: anchor samples per prompt, at least 2. The paper has 2; more is ours.
         beta: in [0, 1]: 1 is the backward KL alone, 0 the forward KL alone.
         eta: in (0, 1]: how fast the anchor follows.
         gamma: >= 0: weight of KL(pi || pi_a), which slows the policy down.
-        max_prompt_length: tokens, start token included; longer prompts are refused.
-        max_completion_length: tokens, stop token included.
-        temperature: > 0, of both sampling and log-probabilities.
-        stop_token_ids: `"auto"` or a sequence of ids.
-        sampler: only `"random"`: the log-probabilities must be those of the distribution sampled from.
-        seed: of prompts' order, policy samples and anchor samples.
 
     Raises:
         ValueError: if an argument is out of range; the message names it.
@@ -51,13 +45,12 @@ class JBOND(AlignmentTrainer):
     ```
     """
 
+    parts = ("forward_loss", "backward_loss", "regularizer", "penalised")
+
     def __init__(self, policy, reward, n=2, beta=0.5, eta=0.02, gamma=0.0, **kwargs):
-        if not isinstance(n, int) or n < 2:
-            raise ValueError(f"`n` must be an integer of at least 2. Received: n={n!r}")
-        if not 0 <= beta <= 1:
-            raise ValueError(f"`beta` must lie in [0, 1]. Received: beta={beta}")
-        if not gamma >= 0:
-            raise ValueError(f"`gamma` must be at least 0. Received: gamma={gamma}")
+        check_at_least(2, n=n)
+        check_share(beta=beta)
+        check_not_negative(gamma=gamma)
         super().__init__(policy, reward, anchor=EMAAnchor(eta), num_anchor_samples=n, **kwargs)
         self.n, self.beta, self.eta, self.gamma = n, beta, eta, gamma
 

@@ -14,9 +14,10 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_bond._checks import check_at_least
 from keras_bond.anchors import FrozenAnchor
 from keras_bond.ops import sequence_log_prob, win_rate
-from keras_bond.rewards import call_reward
+from keras_bond.rewards import call_reward, check_reward
 from keras_bond.rollout import PromptTable, Rollout, Trajectory, Weights, weights_of
 from keras_bond.trainers.backend import BackendTrainer
 from keras_bond.trainers.progress import ProgressBar
@@ -24,21 +25,18 @@ from keras_bond.trainers.progress import ProgressBar
 METRICS = (
     "reward",
     "kl_reference",
-    "win_rate",
     "kl_anchor",
-    "anchor_reward",
     "reward_std",
-    "tie_rate",
-    "penalised",
     "completion_length",
     "truncated",
-    "forward_loss",
-    "backward_loss",
-    "regularizer",
     "grad_norm",
     "anchor_distance",
     "loss",
 )
+ANCHOR_METRICS = ("win_rate", "anchor_reward", "tie_rate")
+
+
+_EXTRA = "keras_bond_"
 
 
 class Draw(NamedTuple):
@@ -48,15 +46,27 @@ class Draw(NamedTuple):
     anchor: Weights
     reference: Weights
     policy_uniforms: Any
-    """(B, T), one number per token of the policy's samples."""
+    """(B, m, T), one number per token of the policy's samples."""
     anchor_uniforms: Any
-    """(n, B, T), one number per token of the anchor's samples."""
+    """(B, n, T), one number per token of the anchor's samples."""
 
 
 class AlignmentTrainer(BackendTrainer, keras.Model):
     """A `keras.Model` whose `fit` takes prompts, samples from policy and anchor, and descends `objective`.
 
-    Args: see `JBOND`; `anchor` is a `keras_bond.anchors.Anchor`, `num_anchor_samples` its samples per prompt.
+    Args:
+        policy: a KerasHub `CausalLM` with a Gemma, Gemma 2 or Gemma 3 text backbone. It is trained in place.
+        reward: `f(prompts, completions, **columns) -> B floats`, or a `keras_bond.rewards.Reward`.
+        anchor: a `keras_bond.anchors.Anchor`. A `FrozenAnchor` is the reference itself, and is held once.
+        num_anchor_samples: n, samples of the anchor per prompt, y_1 ... y_n; may be 0.
+        num_best_of: the first so many of them are those whose best is y_best; all by default.
+        num_samples: m, samples of the policy per prompt.
+        max_prompt_length: tokens, start token included; longer prompts are refused.
+        max_completion_length: tokens, stop token included.
+        temperature: > 0, of both sampling and log-probabilities.
+        stop_token_ids: `"auto"` or a sequence of ids.
+        sampler: only `"random"`: the log-probabilities must be those of the distribution sampled from.
+        seed: of prompts' order, policy samples and anchor samples.
 
     The logs of a step hold the values of that step; those of an epoch their mean over it. Names and units:
     `reward`, `anchor_reward` (mean), `reward_std` (over the batch), `win_rate` (policy sample against anchor samples, ties
@@ -64,6 +74,9 @@ class AlignmentTrainer(BackendTrainer, keras.Model):
     samples), `forward_loss`, `backward_loss`, `regularizer`, `loss` (surrogates: only their gradients mean something),
     `completion_length` (tokens), `truncated` (share without a stop token), `grad_norm`, `anchor_distance` (Euclidean).
     """
+
+    parts: tuple[str, ...] = ()
+    """The metrics that `objective` returns."""
 
     train_function: Any
     test_function: Any
@@ -75,6 +88,8 @@ class AlignmentTrainer(BackendTrainer, keras.Model):
         *,
         anchor,
         num_anchor_samples,
+        num_best_of=None,
+        num_samples=1,
         max_prompt_length=64,
         max_completion_length=32,
         temperature=1.0,
@@ -85,7 +100,8 @@ class AlignmentTrainer(BackendTrainer, keras.Model):
         **kwargs,
     ):
         super().__init__(name=name, **kwargs)
-        _check_reward(reward)
+        check_at_least(1, num_samples=num_samples)
+        check_reward(reward)
         _check_sampler(sampler)
         self.rollout = Rollout(policy, max_prompt_length, max_completion_length, temperature, stop_token_ids)
         if not policy.trainable_variables:
@@ -97,15 +113,19 @@ class AlignmentTrainer(BackendTrainer, keras.Model):
         self.policy = policy
         self._reward = lambda: reward  # out of Keras' sight: a reward that is a layer must not be trained along
         self.anchor = anchor
-        self.num_anchor_samples = num_anchor_samples
+        self.num_samples, self.num_anchor_samples = num_samples, num_anchor_samples
+        self.num_best_of = num_best_of or num_anchor_samples
         self.seed = seed
-        self.reference = FrozenAnchor(name="reference")
-        for shadow in (self.anchor, self.reference):
-            shadow.follow(policy.trainable_variables)
+        self.anchor.follow(policy.trainable_variables)
+        self.reference = anchor
+        if not isinstance(anchor, FrozenAnchor):
+            self.reference = FrozenAnchor(name="reference")
+            self.reference.follow(policy.trainable_variables)
         self.policy_seed, self.anchor_seed = (
             keras.random.SeedGenerator(int(s)) for s in np.random.SeedSequence(seed).generate_state(2) >> 1
         )
-        self._means = [keras.metrics.Mean(name=metric, dtype="float32") for metric in METRICS]
+        names = (*METRICS, *(ANCHOR_METRICS if num_anchor_samples else ()), *self.parts)
+        self._means = [keras.metrics.Mean(name=metric, dtype="float32") for metric in names]
         self._table: Any = None
         self.built = True
 
@@ -119,7 +139,7 @@ class AlignmentTrainer(BackendTrainer, keras.Model):
         """The loss of one update and its parts.
 
         Args:
-            log_prob: (B,), log pi(y | x) of the policy's samples, differentiable.
+            log_prob: (R,), log pi(y | x) of the policy's samples, differentiable.
             best_log_prob: (B,), log pi(y_best | x) of the best anchor samples, differentiable.
             trajectory: `Trajectory`.
 
@@ -132,13 +152,17 @@ class AlignmentTrainer(BackendTrainer, keras.Model):
 
     def draw(self, batch_size):
         """Weights and random numbers for one rollout; advances the seeds, which are part of the tracked state."""
-        shape = (batch_size, self.rollout.max_completion_length)
+
+        def uniforms(samples, seed):
+            shape = (batch_size, samples, self.rollout.max_completion_length)
+            return keras.random.uniform(shape, dtype="float32", seed=seed)
+
         return Draw(
             policy=weights_of(self.policy),
             anchor=weights_of(self.policy, [s.value for s in self.anchor.shadows]),
             reference=weights_of(self.policy, [s.value for s in self.reference.shadows]),
-            policy_uniforms=keras.random.uniform(shape, dtype="float32", seed=self.policy_seed),
-            anchor_uniforms=keras.random.uniform((self.num_anchor_samples, *shape), dtype="float32", seed=self.anchor_seed),
+            policy_uniforms=uniforms(self.num_samples, self.policy_seed),
+            anchor_uniforms=uniforms(self.num_anchor_samples, self.anchor_seed),
         )
 
     def collect(self, rows, draw):
@@ -151,39 +175,53 @@ class AlignmentTrainer(BackendTrainer, keras.Model):
         Returns:
             `Trajectory`.
         """
-        rollout, n = self.rollout, self.num_anchor_samples
+        rollout, m, n = self.rollout, self.num_samples, self.num_anchor_samples
         rows = ops.convert_to_numpy(rows)
-        prompts, columns = self._table.rows(rows)
-        ids, mask = rollout.pad([self._encoded[i] for i in rows], self._width)
+        prompt_ids, prompt_mask = rollout.pad([self._encoded[i] for i in rows], self._width)
 
-        sample = rollout.sample(draw.policy, ids, mask, draw.policy_uniforms)
-        anchor = [rollout.sample(draw.anchor, ids, mask, draw.anchor_uniforms[i]) for i in range(n)]
+        def sample(weights, uniforms):  # all samples of all prompts in one call, those of a prompt next to each other
+            _, samples, budget = uniforms.shape
+            ids, mask = (np.repeat(field, samples, axis=0) for field in (prompt_ids, prompt_mask))
+            return rollout.sample(weights, ids, mask, ops.reshape(uniforms, (-1, budget)))
+
+        y = sample(draw.policy, draw.policy_uniforms)
+        contenders = sample(draw.anchor, draw.anchor_uniforms) if n else y
+
+        def log_prob(weights):
+            ids, mask = (np.repeat(field, m, axis=0) for field in (prompt_ids, prompt_mask))
+            return sequence_log_prob(rollout.score(weights, ids, mask, y.token_ids), y.mask)
+
         # dispatched before the host computes rewards, so that on JAX the device works meanwhile
-        anchor_log_probs = rollout.score(draw.anchor, ids, mask, sample.token_ids)
-        reference_log_probs = rollout.score(draw.reference, ids, mask, sample.token_ids)
+        anchor_log_prob = log_prob(draw.anchor)
+        reference_log_prob = anchor_log_prob if self.reference is self.anchor else log_prob(draw.reference)
 
-        texts = [text for completions in (sample, *anchor) for text in rollout.decode(completions)]
-        columns = {name: values * (n + 1) for name, values in columns.items()}
-        rewards = call_reward(self.reward, prompts * (n + 1), texts, columns).reshape(n + 1, len(rows))
-
-        best = np.argmax(rewards[1:], axis=0), np.arange(len(rows))
+        prompts, columns = self._table.rows(np.concatenate([np.repeat(rows, m), np.repeat(rows, n)]))
+        texts = rollout.decode(y) + (rollout.decode(contenders) if n else [])
+        reward, anchor_rewards = np.split(call_reward(self.reward, prompts, texts, columns), [m * len(rows)])
+        anchor_rewards = anchor_rewards.reshape(len(rows), n)
+        best = np.arange(0)
+        if n:
+            best = n * np.arange(len(rows)) + np.argmax(anchor_rewards[:, : self.num_best_of], axis=1)
         return Trajectory(
-            prompt_ids=ids,
-            prompt_mask=mask,
-            completion_ids=sample.token_ids,
-            completion_mask=sample.mask,
-            best_ids=np.stack([ops.convert_to_numpy(a.token_ids) for a in anchor])[best],
-            best_mask=np.stack([ops.convert_to_numpy(a.mask) for a in anchor])[best],
-            reward=rewards[0],
-            anchor_rewards=np.ascontiguousarray(rewards[1:].T),
-            anchor_log_prob=sequence_log_prob(anchor_log_probs, sample.mask),
-            reference_log_prob=sequence_log_prob(reference_log_probs, sample.mask),
+            prompt_ids=prompt_ids,
+            prompt_mask=prompt_mask,
+            completion_ids=y.token_ids,
+            completion_mask=y.mask,
+            best_ids=ops.convert_to_numpy(contenders.token_ids)[best],
+            best_mask=ops.convert_to_numpy(contenders.mask)[best],
+            reward=reward,
+            anchor_rewards=np.repeat(anchor_rewards, m, axis=0),
+            anchor_log_prob=anchor_log_prob,
+            reference_log_prob=reference_log_prob,
         )
 
     def collect_or_restore(self, rows):
         """`collect` with a fresh draw; where it fails, the seeds are as they were."""
         with self._restoring_seeds(only_after_errors=True):
             return self.collect(rows, self.draw(rows.shape[0]))
+
+    def observe(self, trajectory):
+        """Called with every trajectory after the policy has been trained on it: here a learned quantile learns."""
 
     @contextlib.contextmanager
     def _restoring_seeds(self, only_after_errors=False):
@@ -201,7 +239,7 @@ class AlignmentTrainer(BackendTrainer, keras.Model):
     def make_train_function(self, force=False):
         if self.train_function is None or force:
             super().make_train_function(force=force)
-            self.train_function = self._collect_before(self.train_function)
+            self.train_function = self._collect_before(self.train_function, self.observe)
 
     def make_test_function(self, force=False):
         if self.test_function is None or force:
@@ -212,31 +250,36 @@ class AlignmentTrainer(BackendTrainer, keras.Model):
 
     def loss_and_logs(self, trajectory):
         """(loss, logs) of a trajectory under the present weights: one policy forward pass for y and y_best together."""
-        t = Trajectory(*(ops.convert_to_tensor(field) for field in trajectory))
-        log_probs = self.rollout.token_log_probs(
-            ops.concatenate([t.prompt_ids, t.prompt_ids]),
-            ops.concatenate([t.prompt_mask, t.prompt_mask]),
-            ops.concatenate([t.completion_ids, t.best_ids]),
+        t = Trajectory(*(field if field is None else ops.convert_to_tensor(field) for field in trajectory))
+        (rows, _), (winners, _) = t.completion_ids.shape, t.best_ids.shape
+        prompt_ids, prompt_mask = (
+            ops.concatenate([ops.repeat(field, self.num_samples, axis=0), field[:winners]])
+            for field in (t.prompt_ids, t.prompt_mask)
         )
+        log_probs = self.rollout.token_log_probs(prompt_ids, prompt_mask, ops.concatenate([t.completion_ids, t.best_ids]))
         log_prob = sequence_log_prob(log_probs, ops.concatenate([t.completion_mask, t.best_mask]))
-        log_prob, best_log_prob = ops.split(log_prob, 2)
+        log_prob, best_log_prob = log_prob[:rows], log_prob[rows:]
         loss, logs = self.objective(log_prob, best_log_prob, t)
 
-        reward = ops.expand_dims(t.reward, 1)
         last_is_stop = sum(ops.cast(ops.equal(t.completion_ids[:, -1], s), "int32") for s in self.rollout.stop_token_ids)
         full = ops.logical_and(t.completion_mask[:, -1], ops.equal(last_is_stop, 0))
-        return loss, logs | {
+        logs |= {
             "loss": loss,
             "reward": ops.mean(t.reward),
-            "anchor_reward": ops.mean(t.anchor_rewards),
             "reward_std": ops.std(t.reward),
-            "win_rate": ops.mean(win_rate(t.reward, t.anchor_rewards)),
-            "tie_rate": ops.mean(ops.cast(ops.equal(reward, t.anchor_rewards), "float32")),
             "kl_anchor": ops.mean(log_prob - t.anchor_log_prob),
             "kl_reference": ops.mean(log_prob - t.reference_log_prob),
             "completion_length": ops.mean(ops.sum(ops.cast(t.completion_mask, "float32"), axis=1)),
             "truncated": ops.mean(ops.cast(full, "float32")),
         }
+        if self.num_anchor_samples:
+            ties = ops.equal(ops.expand_dims(t.reward, 1), t.anchor_rewards)
+            logs |= {
+                "anchor_reward": ops.mean(t.anchor_rewards),
+                "win_rate": ops.mean(win_rate(t.reward, t.anchor_rewards)),
+                "tie_rate": ops.mean(ops.cast(ties, "float32")),
+            }
+        return loss, logs
 
     def finish_update(self, logs, gradients, scale, updates_before):
         """After the optimizer's step, in the same compiled program: move the anchor, keep the books; returns the logs."""
@@ -361,6 +404,7 @@ class AlignmentTrainer(BackendTrainer, keras.Model):
             "name": self.name,
             "policy": keras.saving.serialize_keras_object(self.policy),
             "reward": keras.saving.serialize_keras_object(self.reward),
+            "num_samples": self.num_samples,
             "max_prompt_length": self.rollout.max_prompt_length,
             "max_completion_length": self.rollout.max_completion_length,
             "temperature": self.rollout.temperature,
@@ -368,11 +412,19 @@ class AlignmentTrainer(BackendTrainer, keras.Model):
             "seed": self.seed,
         }
 
+    def get_compile_config(self):
+        return {"optimizer": keras.saving.serialize_keras_object(self.optimizer)} if self.compiled else {}
+
+    def compile_from_config(self, config):
+        self.compile(keras.saving.deserialize_keras_object(config["optimizer"]))
+        self._build_optimizer()
+
     @classmethod
     def from_config(cls, config, custom_objects=None):
         objects = {
             key: keras.saving.deserialize_keras_object(config[key], custom_objects=custom_objects)
-            for key in ("policy", "reward")
+            for key in ("policy", "reward", "anchor", "quantiles")
+            if key in config
         }
         return cls(**{**config, **objects})
 
@@ -418,6 +470,17 @@ class AlignmentTrainer(BackendTrainer, keras.Model):
                 "be trained on. Use `save_weights`, and `policy.save_to_preset` for the merged result."
             )
         super().save_own_variables(store)
+        for i, variable in enumerate(self._unsaved_by_keras()):
+            store[f"{_EXTRA}{i}"] = variable
+
+    def load_own_variables(self, store):
+        for i, variable in enumerate(self._unsaved_by_keras()):
+            variable.assign(store[f"{_EXTRA}{i}"])
+        super().load_own_variables({key: store[key] for key in store.keys() if not key.startswith(_EXTRA)})  # noqa: SIM118
+
+    def _unsaved_by_keras(self):
+        """State that Keras' file format passes over: seed generators; and what a subclass keeps out of Keras' sight."""
+        return [self.policy_seed.state, self.anchor_seed.state]
 
     def _state_variables(self):
         groups = {"trainer": self.variables}
@@ -430,14 +493,6 @@ class AlignmentTrainer(BackendTrainer, keras.Model):
         """Make the optimizer's variables now; made inside the first update, TensorFlow would compile that twice."""
         if not self.optimizer.built:
             self.optimizer.build(self.trainable_variables)
-
-
-def _check_reward(reward):
-    if not callable(reward):
-        raise ValueError(
-            "`reward` must be a callable `f(prompts, completions, **columns)` that returns one number per completion, or a "
-            f"`keras_bond.rewards.Reward`. Received: reward={reward!r}"
-        )
 
 
 def _check_sampler(sampler):

@@ -52,18 +52,36 @@ def test_reinforce_gradient_is_that_of_the_expected_return(gradient):
 @pytest.mark.parametrize(
     ("log_prob", "returns", "message"),
     [
-        ([[-1.0]], [1.0], "`log_prob` must have shape (batch,). Received: log_prob.shape=(1, 1)"),
-        ([-1.0], [[1.0]], "`returns` must have shape (batch,). Received: returns.shape=(1, 1)"),
-        (-1.0, [1.0], "`log_prob` must have shape (batch,). Received: log_prob.shape=()"),
+        (
+            [[-1.0]],
+            [1.0],
+            "`log_prob` and `returns` must have the same shape. Received: log_prob.shape=(1, 1), returns.shape=(1,)",
+        ),
+        (
+            [-1.0, -2.0],
+            [1.0],
+            "`log_prob` and `returns` must have the same shape. Received: log_prob.shape=(2,), returns.shape=(1,)",
+        ),
+        (-1.0, 1.0, "`returns` must have shape (m,) or (batch, m). Received: returns.shape=()"),
+        ([[[-1.0]]], [[[1.0]]], "`returns` must have shape (m,) or (batch, m). Received: returns.shape=(1, 1, 1)"),
     ],
 )
-def test_both_must_be_vectors(log_prob, returns, message):
+def test_bad_shapes_are_refused(log_prob, returns, message):
     with pytest.raises(ValueError) as error:
         reinforce_loss(log_prob, returns)
     assert str(error.value) == message
 
 
-def test_baseline_refuses_a_matrix():
-    with pytest.raises(ValueError) as error:
-        leave_one_out_baseline(np.zeros((2, 2)))
-    assert str(error.value) == "`returns` must have shape (batch,). Received: returns.shape=(2, 2)"
+def test_the_baseline_of_a_matrix_is_within_each_prompt(to_numpy):
+    returns = np.random.default_rng(3).normal(size=(5, 3)).astype("float32")
+    expected = [[np.delete(row, i).mean() for i in range(3)] for row in returns]
+    np.testing.assert_allclose(to_numpy(leave_one_out_baseline(returns)), expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(to_numpy(leave_one_out_baseline(np.ones((2, 1)))), [[0], [0]])
+
+
+def test_the_gradient_of_a_matrix_is_rloo(gradient):
+    rng = np.random.default_rng(4)
+    log_prob, returns = rng.normal(size=(2, 4, 2)).astype("float32")
+    found = gradient(lambda x: reinforce_loss(x, returns), log_prob)
+    difference = (returns[:, 0] - returns[:, 1])[:, None]  # with two samples each is the other's baseline
+    np.testing.assert_allclose(found, -np.hstack([difference, -difference]) / 8, rtol=1e-5)

@@ -11,8 +11,9 @@ from keras_bond import JBOND
 from keras_bond.callbacks import EvaluateEvery, StepLogger
 from keras_bond.evaluation import Evaluator
 from keras_bond.rewards import RewardError
-from keras_bond.trainers.trainer import METRICS
+from keras_bond.trainers.trainer import ANCHOR_METRICS, METRICS
 
+LOGGED = {*METRICS, *ANCHOR_METRICS, *JBOND.parts}
 PROMPTS = ["ab", "c", "bca", "aab", "cc"]
 SIZES = {"max_prompt_length": 8, "max_completion_length": 4}
 
@@ -51,9 +52,9 @@ def test_metrics_history_and_their_order():
     trainer = trainer_of()
     recorder = Recorder(trainer)
     history = trainer.fit(PROMPTS, batch_size=16, steps_per_epoch=3, epochs=2, verbose=0, callbacks=[recorder]).history
-    assert set(history) == set(METRICS)
-    assert [len(v) for v in history.values()] == [2] * len(METRICS)
-    for name in METRICS:  # an epoch's log is the mean of its steps
+    assert set(history) == LOGGED
+    assert [len(v) for v in history.values()] == [2] * len(LOGGED)
+    for name in LOGGED:  # an epoch's log is the mean of its steps
         np.testing.assert_allclose(history[name][1], np.mean([r[name] for r in recorder.logs[3:]]), rtol=1e-5, atol=1e-6)
 
     last, logs = recorder.trajectories[-1], recorder.logs[-1]
@@ -125,7 +126,10 @@ def test_every_piece_is_compiled_once():
     trainer.loss_and_logs = lambda trajectory: updates.append(0) or loss_and_logs(trajectory)
     trainer.fit(PROMPTS, batch_size=4, epochs=3, verbose=0)
     traced = keras.config.backend() != "torch"  # which runs eagerly: 2 batches in each of 3 epochs
-    assert {name: piece.traces for name, piece in pieces.items()} == {"sample": int(traced), "score": int(traced)}
+    assert {name: piece.traces for name, piece in pieces.items()} == {
+        "sample": 2 * traced,
+        "score": int(traced),
+    }  # n anchor rows a prompt
     assert len(updates) == (1 if traced else 6)
 
 
@@ -226,7 +230,7 @@ def test_it_learns_and_the_aligned_policy_generates():
     assert history["kl_reference"][-1] > history["kl_anchor"][-1]
     assert isinstance(policy.generate("ab", max_length=8), str)
     logs = trainer.evaluate(PROMPTS, batch_size=4, verbose=0)
-    assert set(logs) == set(METRICS)
+    assert set(logs) == LOGGED
     assert logs["reward"] > history["reward"][0]
 
 

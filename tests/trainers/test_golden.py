@@ -6,17 +6,27 @@ import sys
 
 import keras
 import numpy as np
+import pytest
 import tiny
 from scripted import make
 
+from keras_bond import BOND, JBOND, Reinforce
+from keras_bond.quantiles import MonteCarlo
+
 FILE = pathlib.Path(__file__).with_name("golden.json")
-LOGGED = ("reward", "anchor_reward", "kl_reference", "kl_anchor", "win_rate", "loss", "grad_norm", "anchor_distance")
+LOGGED = ("reward", "kl_reference", "kl_anchor", "loss", "grad_norm", "anchor_distance")
+RUNS = {
+    "JBOND": (JBOND, {"n": 2, "beta": 0.4, "eta": 0.1, "gamma": 0.3}),
+    "BOND": (BOND, {"n": 3, "beta": 0.4, "quantiles": MonteCarlo(4), "exact_ties": True}),
+    "Reinforce": (Reinforce, {"beta_rl": 0.1}),
+}
 
 
-def trajectory():
+def trajectory(name):
+    algorithm, settings = RUNS[name]
     policy = tiny.causal_lm(seed=11, scale=0.3)
     optimizer = keras.optimizers.SGD(0.001, momentum=0.9)
-    trainer = make(policy, tiny.letters_reward, rng_seed=12, optimizer=optimizer, n=2, beta=0.4, eta=0.1, gamma=0.3)
+    trainer = make(policy, tiny.letters_reward, rng_seed=12, optimizer=optimizer, algorithm=algorithm, **settings)
     trainer.rollout.max_completion_length = 5
     rows = []
     step = keras.callbacks.LambdaCallback(
@@ -26,12 +36,14 @@ def trajectory():
     return rows
 
 
-def test_the_golden_trajectory():
+@pytest.mark.parametrize("name", RUNS)
+def test_the_golden_trajectory(name):
     golden = json.loads(FILE.read_text())
     assert golden["logged"] == list(LOGGED)
-    np.testing.assert_allclose(trajectory(), golden["steps"], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(trajectory(name), golden[name], rtol=1e-5, atol=1e-5)
 
 
 if __name__ == "__main__":  # KERAS_BACKEND=jax python tests/trainers/test_golden.py --write
     assert sys.argv[1:] == ["--write"]
-    FILE.write_text(json.dumps({"logged": LOGGED, "steps": [[round(v, 7) for v in row] for row in trajectory()]}) + "\n")
+    runs = {name: [[round(v, 7) for v in row] for row in trajectory(name)] for name in RUNS}
+    FILE.write_text(json.dumps({"logged": LOGGED, **runs}) + "\n")

@@ -9,14 +9,32 @@ import tiny
 from keras import ops
 from scripted import make
 
+from keras_bond import BOND, JBOND, BestOfNSFT, IterativeBOND, Reinforce
 from keras_bond.ops import sequence_log_prob
+from keras_bond.quantiles import MonteCarlo
 from keras_bond.rollout import weights_of
 
-BATCH, REPEATS = 256, 48
+BATCH, REPEATS = 256, 32
 
 
-def exact_gradient(trainer):
-    """-G of Algorithm 2 as one gradient of sum_y w(y) log pi(y), with w fixed, in the order of trainable variables."""
+def jbond_reward(trainer, less, less_equal):
+    return -(2.0**trainer.n) * math.log(2) * (1 - less_equal) ** trainer.n
+
+
+def bond_reward(trainer, less, less_equal):
+    """E[r_BOND(y)] over the counts (a below, b equal) of k anchor samples: a trinomial, summed."""
+    k, s, n = trainer.quantiles.num_samples, trainer.quantiles.smoothing, trainer.n
+    total = 0.0
+    for a, b in ((i, j) for i in range(k + 1) for j in range(k + 1 - i)):
+        ways = math.factorial(k) / (math.factorial(a) * math.factorial(b) * math.factorial(k - a - b))
+        probability = ways * less**a * (less_equal - less) ** b * (1 - less_equal) ** (k - a - b)
+        p, q = a / (k + s), (a + b + s) / (k + s)
+        total = total + probability * (math.log((q**n - p**n) / (q - p)) / (n - 1) if trainer.exact_ties else math.log(q))
+    return total
+
+
+def exact_gradient(trainer, expected_reward):
+    """-G of the paper as one gradient of sum_y w(y) log pi(y), with w fixed, in the order of trainable variables."""
     policy, rollout = trainer.policy, trainer.rollout
     ids, mask = tiny.completions(7, rollout.max_completion_length)
     prompt_ids, prompt_mask = rollout.pad(rollout.encode([tiny.PROMPT] * len(ids)))
@@ -29,18 +47,22 @@ def exact_gradient(trainer):
 
     log_pi = log_probs(weights_of(policy))
     log_anchor = log_probs(weights_of(policy, [s.value for s in trainer.anchor.shadows]))
-    pi, anchor, n = np.exp(log_pi), np.exp(log_anchor), trainer.n
+    pi, anchor = np.exp(log_pi), np.exp(log_anchor)
     np.testing.assert_allclose([pi.sum(), anchor.sum()], 1, atol=1e-5)
-    less = np.array([anchor[reward < r].sum() for r in reward])
-    less_equal = np.array([anchor[reward <= r].sum() for r in reward])
-    best = anchor * (less_equal**n - less**n) / (less_equal - less)
-    expected_reward = -(2.0**n) * math.log(2) * (1 - less_equal) ** n
     log_ratio = log_pi - log_anchor
-    weight = -(1 - trainer.beta) * best
-    weight += (
-        trainer.beta * (n - 1) * -pi * (expected_reward - log_ratio / (n - 1) - pi @ (expected_reward - log_ratio / (n - 1)))
-    )
-    weight += trainer.gamma * pi * (log_ratio - pi @ log_ratio)
+    if isinstance(trainer, Reinforce):
+        returns = reward - trainer.beta_rl * log_ratio
+        weight = -pi * (returns - pi @ returns)
+    else:
+        n = trainer.n
+        less = np.array([anchor[reward < r].sum() for r in reward])
+        less_equal = np.minimum([anchor[reward <= r].sum() for r in reward], 1.0)
+        best = anchor * (less_equal**n - less**n) / (less_equal - less)
+        beta, gamma = getattr(trainer, "beta", 0.0), getattr(trainer, "gamma", 0.0)
+        weight = -(1 - beta) * best + gamma * pi * (log_ratio - pi @ log_ratio)
+        if beta:
+            returns = expected_reward(trainer, less, less_equal) - log_ratio / (n - 1)
+            weight += beta * (n - 1) * -pi * (returns - pi @ returns)
 
     weight = ops.convert_to_tensor(weight.astype("float32"))
     tensors = [ops.convert_to_tensor(x) for x in (prompt_ids, prompt_mask, ids)]
@@ -91,19 +113,25 @@ def sampled_gradients(trainer):
 
 
 @pytest.mark.parametrize(
-    ("settings", "lora"),
+    ("algorithm", "settings", "lora"),
     [
-        ({"n": 2, "beta": 0.5, "gamma": 0.0}, None),
-        ({"n": 2, "beta": 1.0, "gamma": 1.5}, None),
-        ({"n": 3, "beta": 0.25, "gamma": 0.7}, None),
-        ({"n": 2, "beta": 0.5, "gamma": 1.0}, 2),
+        (JBOND, {"n": 2, "beta": 0.5, "gamma": 0.0, "eta": 0.3}, None),
+        (JBOND, {"n": 3, "beta": 0.25, "gamma": 0.7}, None),
+        (JBOND, {"n": 2, "beta": 1.0, "gamma": 1.0, "num_samples": 2}, 2),
+        (BOND, {"n": 3, "beta": 1.0, "quantiles": MonteCarlo(2), "exact_ties": True}, None),
+        (IterativeBOND, {"n": 2, "beta": 0.5, "quantiles": MonteCarlo(4, smoothing=0.5)}, None),
+        (BestOfNSFT, {"n": 4}, None),
+        (Reinforce, {"beta_rl": 0.5}, None),
     ],
+    ids=lambda value: value.__name__ if isinstance(value, type) else None,
 )
-def test_sampled_gradient_is_unbiased_for_the_exact_one(settings, lora):
+def test_sampled_gradient_is_unbiased_for_the_exact_one(algorithm, settings, lora):
     policy = tiny.causal_lm(seed=1, lora=lora)
-    trainer = make(policy, tiny.letters_reward, rng_seed=2, eta=0.3, **settings)
+    trainer = make(policy, tiny.letters_reward, rng_seed=2, algorithm=algorithm, **settings)
     tiny.perturb(policy, np.random.default_rng(3), 0.15)  # away from the anchor, so that no term vanishes
-    exact = np.concatenate([g.ravel() for g in exact_gradient(trainer)]).astype("float64")
+    exact = np.concatenate(
+        [g.ravel() for g in exact_gradient(trainer, jbond_reward if algorithm is JBOND else bond_reward)]
+    ).astype("float64")
     samples = sampled_gradients(trainer)
     assert samples.shape[1] == sum(math.prod(v.shape) for v in policy.trainable_variables)
 

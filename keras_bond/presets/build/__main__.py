@@ -25,9 +25,7 @@ def main():
     parser = argparse.ArgumentParser(prog="python -m keras_bond.presets.build", description=__doc__)
     parser.add_argument("--output", required=True, type=pathlib.Path, help="the preset folder to write")
     parser.add_argument("--cache", type=pathlib.Path, default=pathlib.Path("build/corpus"), help="where the corpus is kept")
-    parser.add_argument(
-        "--steps", type=int, nargs=2, default=(4500, 2000), help="steps on all text, then on short sentences"
-    )
+    parser.add_argument("--steps", type=int, nargs=2, default=(5000, 500), help="steps on all text, then on short sentences")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     arguments.output.mkdir(parents=True, exist_ok=True)
@@ -60,7 +58,7 @@ def main():
         train.Batches(data, arguments.seed + i, steps)
         for i, (data, steps) in enumerate(zip((rows[0], short[0]), arguments.steps, strict=True))
     ]
-    causal_lm = train.build_causal_lm(proto, dropout=0.1)
+    causal_lm = train.build_causal_lm(proto, dropout=0.25)
     log(f"{causal_lm.count_params()} parameters, {[len(s) for s in stages]} steps of {train.TOKENS_PER_BATCH} tokens")
     model = keras.Model(causal_lm.inputs, causal_lm.outputs)  # KerasHub's own `fit` takes no PyDataset
     train.train(model, stages, train.Batches(short[1], arguments.seed), log)

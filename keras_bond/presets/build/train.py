@@ -104,7 +104,7 @@ class PerplexityLog(keras.callbacks.Callback):
         loss = nats_per_token(self.model, self.validation)
         self.history.append(loss)
         self.log(
-            f"step {self.step}: training loss {train_loss:.3f}, "
+            f"step {self.step}: mean training loss of the stage {train_loss:.3f}, "
             f"validation loss {loss:.4f} per token, perplexity {math.exp(loss):.2f}"
         )
 

@@ -3,15 +3,15 @@
 import keras
 
 if keras.config.backend() == "jax":
-    from keras_bond.trainers.backend.jax import BackendTrainer
+    from keras_bond.trainers.backend.jax import BackendTrainer, gradient
 elif keras.config.backend() == "tensorflow":
-    from keras_bond.trainers.backend.tensorflow import BackendTrainer
+    from keras_bond.trainers.backend.tensorflow import BackendTrainer, gradient
 elif keras.config.backend() == "torch":
-    from keras_bond.trainers.backend.torch import BackendTrainer
+    from keras_bond.trainers.backend.torch import BackendTrainer, gradient
 else:
     raise ValueError(
         "keras_bond runs on the backends jax, tensorflow and torch: set KERAS_BACKEND to one of them before Keras is "
         f"imported. Received: {keras.config.backend()}"
     )
 
-__all__ = ["BackendTrainer"]
+__all__ = ["BackendTrainer", "gradient"]

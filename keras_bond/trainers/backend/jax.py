@@ -4,12 +4,17 @@ import jax
 import keras
 
 
+def gradient(function, value):
+    """d function(value) / d value, of a scalar function of one tensor."""
+    return jax.grad(function)(value)
+
+
 class BackendTrainer(keras.Model):
     def sync(self):
         """Give the variables their present values, for a callback that reads them between two steps."""
         self.jax_state_sync()
 
-    def _collect_before(self, step):
+    def _collect_before(self, step, observe=lambda trajectory: None):
         def function(state, iterator):
             try:
                 (rows,) = next(iterator)
@@ -18,7 +23,9 @@ class BackendTrainer(keras.Model):
                     draw = self.draw(rows.shape[0])
                 trajectory = self.collect(rows, draw)
                 non_trainable = [scope.get_current_value(v) for v in self.non_trainable_variables]
-                return step((trainable, non_trainable, *rest), iter([(trajectory,)]))
+                logs, state = step((trainable, non_trainable, *rest), iter([(trajectory,)]))
+                observe(trajectory)
+                return logs, state
             except BaseException:
                 self._attach(state)
                 raise

@@ -4,14 +4,25 @@ import keras
 import tensorflow as tf
 
 
+def gradient(function, value):
+    """d function(value) / d value, of a scalar function of one tensor."""
+    with tf.GradientTape() as tape:
+        tape.watch(value)
+        result = function(value)
+    return tf.convert_to_tensor(tape.gradient(result, value))
+
+
 class BackendTrainer(keras.Model):
     def sync(self):
         """Variables always hold their present values here."""
 
-    def _collect_before(self, step):
+    def _collect_before(self, step, observe=lambda trajectory: None):
         def function(iterator):
             (rows,) = next(iterator)
-            return step(iter([(self.collect_or_restore(rows),)]))
+            trajectory = self.collect_or_restore(rows)
+            logs = step(iter([(trajectory,)]))
+            observe(trajectory)
+            return logs
 
         return function
 

@@ -4,14 +4,23 @@ import keras
 import torch
 
 
+def gradient(function, value):
+    """d function(value) / d value, of a scalar function of one tensor."""
+    value = value.detach().requires_grad_()
+    return torch.autograd.grad(function(value), value)[0]
+
+
 class BackendTrainer(keras.Model):
     def sync(self):
         """Variables always hold their present values here."""
 
-    def _collect_before(self, step):
+    def _collect_before(self, step, observe=lambda trajectory: None):
         def function(data):
             ((rows,),) = data
-            return step([(self.collect_or_restore(rows),)])
+            trajectory = self.collect_or_restore(rows)
+            logs = step([(trajectory,)])
+            observe(trajectory)
+            return logs
 
         return function
 

@@ -1,0 +1,36 @@
+"""What the benchmarks share: intervals over seeds, and where a figure comes from."""
+
+import datetime
+import math
+import os
+import platform
+import statistics
+import subprocess
+import sys
+
+STUDENT_975 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
+
+
+def interval(values):
+    """(mean, half of the 95 % interval) over seeds, Student's t."""
+    if len(values) < 2:
+        return values[0], math.nan
+    return statistics.mean(values), STUDENT_975[len(values) - 1] * statistics.stdev(values) / math.sqrt(len(values))
+
+
+def provenance():
+    """Command, date, machine, Python and commit of this run."""
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+    return {
+        "command": " ".join(["python", *sys.argv]),
+        "date": datetime.date.today().isoformat(),
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+        "python": platform.python_version(),
+        "commit": commit,
+    }
+
+
+def print_table(header, rows):
+    """A Markdown table."""
+    for row in (header, ["---"] * len(header), *rows):
+        print("| " + " | ".join(map(str, row)) + " |")

@@ -1,0 +1,148 @@
+"""`keras-bond run`: one parameterised notebook through papermill, with a record of the run."""
+
+import ast
+import datetime
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+import subprocess
+import time
+
+import papermill
+from papermill.exceptions import PapermillExecutionError
+
+NOTEBOOKS = pathlib.Path("notebooks")
+_CONSTANTS = {"True": True, "False": False, "None": None}  # as Python writes them; JSON's own are true, false and null
+
+
+def run(notebook, output, parameters=None, say=print, started=None):
+    """Execute a notebook; write it with its outputs, `NAME.ipynb`, and `run.json` to `output`.
+
+    The kernel works in the present folder. A notebook that writes files has a parameter `output`, which is this folder.
+
+    Args:
+        notebook: a file, or the name of one in ./notebooks: `01_quickstart`.
+        output: folder.
+        parameters: dict, values for the notebook's parameters.
+        say: what prints where the results are.
+        started: `time.time()` from which `seconds` counts; now by default.
+
+    Returns:
+        What is in `run.json`, a dict: `notebook`, `parameters` (all of them), `status` ("ok" or "failed"), `error` (a line,
+        or None), `seconds`, `date`, `backend`, `revision` (of the notebook's git repository, or None), `versions`.
+
+    Raises:
+        ValueError: if there is no such notebook, or it has no such parameter.
+        RuntimeError: if a cell fails; the notebook so far and `run.json` are written all the same.
+    """
+    started = started or time.time()
+    source, output, parameters = find(notebook), pathlib.Path(output), dict(parameters or {})
+    target = output / source.name
+    if target.resolve() == source.resolve():
+        raise ValueError(f"argument --output: expected another folder than the notebook's own, received {str(output)!r}")
+    defaults = parameters_of(source)
+    for name in parameters:
+        if name not in defaults:
+            known = ", ".join(defaults) or "it has none"
+            raise ValueError(f"argument -p: expected a parameter of {source.stem} ({known}), received {name!r}")
+    if "output" in defaults:
+        parameters.setdefault("output", str(output))
+    output.mkdir(parents=True, exist_ok=True)
+    (output / "run.json").unlink(missing_ok=True)  # a run that is killed leaves none
+    error = None
+    try:
+        papermill.execute_notebook(source, target, parameters)
+    except PapermillExecutionError as failure:
+        error = f"{source.stem}, cell [{failure.exec_count}]: {failure.ename}: {' '.join(failure.evalue.split())}"
+    except Exception as failure:  # a kernel that is not there, or that died
+        error = f"{source.stem}: {type(failure).__name__}: {' '.join(str(failure).split())}"
+    record = {
+        "notebook": source.stem,
+        "parameters": {**defaults, **parameters},
+        "status": "failed" if error else "ok",
+        "error": error,
+        "seconds": round(time.time() - started, 1),
+        "date": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
+        "backend": os.environ.get("KERAS_BACKEND", "jax"),
+        "revision": revision(source.parent),
+        "versions": versions(),
+    }
+    (output / "run.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    if error:
+        raise RuntimeError(f"{error} (see {target})")
+    say(f"{source.stem}: {record['seconds']:.0f} s. The executed notebook is {target}, its record {output / 'run.json'}.")
+    return record
+
+
+def find(notebook):
+    """The path of a notebook, given as a file or by the name of one in ./notebooks.
+
+    Raises:
+        ValueError: if there is none; the message lists those there are.
+    """
+    for path in (pathlib.Path(notebook), NOTEBOOKS / f"{str(notebook).removesuffix('.ipynb')}.ipynb"):
+        if path.is_file() and path.suffix == ".ipynb":
+            return path
+    known = ", ".join(sorted(path.stem for path in NOTEBOOKS.glob("*.ipynb"))) or "here there is none"
+    raise ValueError(
+        f"argument NOTEBOOK: expected an .ipynb file or a notebook in ./notebooks ({known}), received {str(notebook)!r}"
+    )
+
+
+def parameters_of(path):
+    """The parameters of a notebook with their defaults, a dict; an expression that is no literal stays text.
+
+    Raises:
+        ValueError: if the file is not a notebook.
+    """
+    try:
+        known = papermill.inspect_notebook(path)
+    except Exception as error:  # whatever JSON, nbformat and papermill say to a file that is something else
+        raise ValueError(f"argument NOTEBOOK: {str(path)!r} is not a notebook: {' '.join(str(error).split())}") from error
+    return {name: _literal(parameter["default"]) for name, parameter in known.items()}
+
+
+def value(text):
+    """A parameter as it is typed: JSON, or a number, True, False or None as Python writes them, or else a str.
+
+    >>> [value(text) for text in ("smoke", "3e-4", "08", "true", "None", "[1, 2]", '"1"')]
+    ['smoke', 0.0003, 8, True, None, [1, 2], '1']
+    """
+    if text in _CONSTANTS:
+        return _CONSTANTS[text]
+    for read in (json.loads, int, float):
+        try:
+            return read(text)
+        except ValueError:
+            pass
+    return text
+
+
+def revision(folder):
+    """The git commit of a folder, with `-dirty` where something is not committed; `None` where there is no git."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        result = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    except OSError:
+        return None
+    return result.stdout.strip() or None
+
+
+def versions():
+    """What is installed, by name: Python, keras_bond and what it stands on."""
+    found = {"python": platform.python_version()}
+    for name in ("keras_bond", "keras", "keras_hub", "jax", "tensorflow", "torch", "numpy", "papermill"):
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:  # not a backend that is used, or keras_bond from its source
+            continue
+    return found
+
+
+def _literal(source):
+    try:
+        return ast.literal_eval(source)
+    except (ValueError, SyntaxError):
+        return source

@@ -1,0 +1,127 @@
+"""Best-of-N sampling at inference: the baseline that the trainers distil."""
+
+from typing import NamedTuple
+
+import keras
+import numpy as np
+
+from keras_bond._checks import check_at_least
+from keras_bond.rewards import call_reward, check_reward
+from keras_bond.rollout import PromptTable, Rollout, weights_of
+
+
+class BestOfNSamples(NamedTuple):
+    """What `BestOfNSampler.generate` returns for P prompts."""
+
+    completions: list
+    """P str, the best of each prompt's n candidates."""
+    rewards: np.ndarray
+    """(P,) float32, their rewards."""
+    candidates: list | None = None
+    """P lists of n str in the order drawn, where they were asked for."""
+    candidate_rewards: np.ndarray | None = None
+    """(P, n) float32, where the candidates were asked for."""
+
+
+class BestOfNSampler:
+    """Draws n completions per prompt and keeps the best by the reward, the first of equals.
+
+        y = argmax_{y_i} r(x, y_i),  y_1 ... y_n ~ pi(. | x)        so that  y ~ pi_BoN (`ops.best_of_n_log_ratio`)
+
+    Without ties it beats one sample with probability n/(n + 1), at log n - (n - 1)/n nats of KL and n times the price.
+    The P * n pairs of prompt and candidate are one stream of rows, which passes through one compiled program in batches:
+    memory does not grow with n, and one prompt with n = 256 is batched as well as 256 prompts with n = 1.
+
+    Args:
+        policy: a KerasHub `CausalLM`; each call of `generate` uses its weights as they are then.
+        reward: see `keras_bond.rewards`; called once a batch, with that batch's rows.
+        n: candidates per prompt, at least 1.
+        max_prompt_length, max_completion_length: tokens.
+        temperature: > 0.
+        stop_token_ids: `"auto"` (the tokenizer's) or a sequence of ids.
+        batch_size: rows a compiled call; the last batch is filled up with repetitions, which are thrown away.
+        seed: of the samples, an integer of at least 0. Call c of `generate` (from 0) draws from stream (seed, c): other
+            samples each time; the same, to rounding, in a new sampler, on every backend and at every `batch_size`.
+            A call that fails does not count.
+        rollout: a `Rollout` of `policy` whose compiled programs are used, such as a trainer's (then the lengths, the
+            temperature and the stop tokens are its own).
+
+    Raises:
+        ValueError: if the model is not supported or an argument is out of range.
+
+    Example:
+
+    ```python
+    policy = keras_hub.models.CausalLM.from_preset(keras_bond.presets.path("tiny_gemma"))
+    sampler = keras_bond.BestOfNSampler(policy, keras_bond.rewards.VaderSentiment(), n=16)
+    sampler.generate(["The film was"]).completions  # [" a great success ..."]
+    ```
+
+    Source: BOND, Theorem 1 and its baseline "Best-of-N sampling".
+    """
+
+    def __init__(
+        self,
+        policy,
+        reward,
+        n,
+        *,
+        max_prompt_length=64,
+        max_completion_length=32,
+        temperature=1.0,
+        stop_token_ids="auto",
+        batch_size=64,
+        seed=0,
+        rollout=None,
+    ):
+        check_at_least(1, n=n, batch_size=batch_size)
+        check_reward(reward)
+        self.policy, self.reward, self.n = policy, reward, n
+        self.batch_size, self.seed = batch_size, seed
+        self.rollout = rollout or Rollout(policy, max_prompt_length, max_completion_length, temperature, stop_token_ids)
+        self._calls = 0
+
+    def generate(self, prompts, keep_candidates=False, verbose=1):
+        """The best of n completions for each prompt.
+
+        Args:
+            prompts: anything that `fit` takes: see `keras_bond.rollout.PromptTable`. Further columns reach the reward.
+            keep_candidates: whether to return all n candidates of each prompt too.
+            verbose: 1 shows a progress bar over batches, 0 nothing.
+
+        Returns:
+            `BestOfNSamples`.
+
+        Raises:
+            ValueError: for prompts that are empty, not text, or too long.
+            RewardError: if the reward fails.
+        """
+        table, rollout = PromptTable(prompts, self.batch_size), self.rollout
+        encoded, weights = rollout.encode(table.prompts), weights_of(self.policy)
+        count, width = len(encoded), rollout.bucket(encoded)
+        best, best_rewards = [""] * count, np.full(count, -np.inf, "float32")
+        kept: list = [[] for _ in range(count if keep_candidates else 0)]
+
+        rng = np.random.default_rng([self.seed, self._calls])
+        starts = range(0, count * self.n, self.batch_size)
+        progress = keras.utils.Progbar(len(starts), verbose=verbose, unit_name="batch")
+        for start in starts:
+            rows = np.arange(start, min(start + self.batch_size, count * self.n)) // self.n  # candidate -> its prompt
+            uniforms = rng.random((len(rows), rollout.max_completion_length), "float32")
+            full = np.resize(np.arange(len(rows)), self.batch_size)  # whole batches: one compiled program
+            ids, mask = rollout.pad([encoded[i] for i in rows[full]], width)
+            texts = rollout.decode(rollout.sample(weights, ids, mask, uniforms[full]))[: len(rows)]
+            batch_prompts, columns = table.rows(rows)
+            rewards = call_reward(self.reward, batch_prompts, texts, columns)
+            for i, text, reward in zip(rows, texts, rewards, strict=True):
+                if reward > best_rewards[i]:
+                    best[i], best_rewards[i] = text, reward
+                if keep_candidates:
+                    kept[i].append((text, reward))
+            progress.add(1)
+        self._calls += 1
+
+        if not keep_candidates:
+            return BestOfNSamples(best, best_rewards)
+        candidates = [[text for text, _ in row] for row in kept]
+        return BestOfNSamples(best, best_rewards, candidates, np.array([[reward for _, reward in row] for row in kept]))

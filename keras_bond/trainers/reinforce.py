@@ -1,0 +1,52 @@
+"""REINFORCE with a KL penalty and the leave-one-out baseline: the baseline that J-BOND is compared with."""
+
+import keras
+from keras import ops
+
+from keras_bond._checks import check_at_least, check_not_negative
+from keras_bond.anchors import FrozenAnchor
+from keras_bond.ops import reinforce_loss
+from keras_bond.trainers.trainer import AlignmentTrainer
+
+
+@keras.saving.register_keras_serializable("keras_bond")
+class Reinforce(AlignmentTrainer):
+    """Ascends E[r(y)] - beta_rl KL(pi || pi_ref) by the score function, with m samples a prompt (RLOO).
+
+        y_1 ... y_m ~ pi,   R_i = r(y_i) - beta_rl log(pi(y_i)/pi_ref(y_i)),   B_i the mean of the prompt's other R_j
+        G = -(1/m) sum_i grad log pi(y_i) [ R_i - B_i ]
+
+    Unlike BOND it depends on the scale of the reward: `beta_rl` must be chosen for each reward.
+
+    Args:
+        policy, reward, **kwargs: see `AlignmentTrainer`.
+        beta_rl: >= 0, nats to units of reward; the paper compares 0.001, 0.01, 0.1 and 1.
+        num_samples: m, at least 2; the paper has 2.
+
+    Example:
+
+    ```python
+    trainer = keras_bond.Reinforce(policy, reward, beta_rl=0.1)
+    ```
+
+    Source: BOND, section 6; Ahmadian et al., "Back to Basics", 2024.
+    """
+
+    parts = ("return",)
+
+    def __init__(self, policy, reward, beta_rl=0.1, num_samples=2, **kwargs):
+        check_not_negative(beta_rl=beta_rl)
+        check_at_least(2, num_samples=num_samples)
+        super().__init__(policy, reward, anchor=FrozenAnchor(), num_anchor_samples=0, num_samples=num_samples, **kwargs)
+        self.beta_rl = beta_rl
+
+    def objective(self, log_prob, best_log_prob, trajectory):
+        log_ratio = ops.stop_gradient(log_prob) - trajectory.reference_log_prob
+        returns = trajectory.reward - self.beta_rl * log_ratio
+        by_prompt = (-1, self.num_samples)
+        return reinforce_loss(ops.reshape(log_prob, by_prompt), ops.reshape(returns, by_prompt)), {
+            "return": ops.mean(returns)
+        }
+
+    def get_config(self):
+        return {**super().get_config(), "beta_rl": self.beta_rl}
