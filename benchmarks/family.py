@@ -32,7 +32,7 @@ def algorithms():
         "Best-of-N SFT": (BestOfNSFT, 5e-4, {"n": 4}),
     }
     for beta_rl in (0.001, 0.01, 0.1, 1.0):
-        table[f"REINFORCE, beta_RL {beta_rl:g}"] = (Reinforce, 1e-3, {"beta_rl": beta_rl})
+        table[f"REINFORCE, beta_RL {beta_rl:g}"] = (Reinforce, 3e-4, {"beta_rl": beta_rl})
     return table
 
 

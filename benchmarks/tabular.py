@@ -2,7 +2,7 @@
 
     python benchmarks/tabular.py
 
-100 equally likely completions without ties, plain gradient descent on the logits along each algorithm's expected gradient.
+100 equally likely completions without ties, natural gradient descent on the logits along each algorithm's expected gradient.
 Prints frontier efficiency where the win rate passes 0.6, 0.7, 0.8 and 0.9, and writes `tabular.json` beside this file.
 """
 

@@ -6,6 +6,7 @@ algorithms can be followed without noise (`train` with the expected gradient) or
 
 Example:
 
+>>>> from keras_bond import BOND
 >>> rewards = np.arange(4.0)
 >>> path = train(BOND, rewards, n=4)
 >>> bool(kl(best_of_n(path.reference, rewards, 4), path.policies[-1]) < 1e-3)
@@ -65,7 +66,7 @@ def best_of_n(distribution, rewards, n):
 def kl(p, q):
     """KL(p || q) in nats.
 
-    >>> kl(np.array([1.0, 0.0]), np.array([0.5, 0.5])) == np.log(2)
+    >>> kl(np.array([1.0, 0.0]), np.array([0.5, 0.5])) == float(np.log(2))
     True
     """
     p, q = np.asarray(p, "float64"), np.asarray(q, "float64")
