@@ -6,7 +6,7 @@ algorithms can be followed without noise (`train` with the expected gradient) or
 
 Example:
 
->>>> from keras_bond import BOND
+>>> from keras_bond import BOND
 >>> rewards = np.arange(4.0)
 >>> path = train(BOND, rewards, n=4)
 >>> bool(kl(best_of_n(path.reference, rewards, 4), path.policies[-1]) < 1e-3)
