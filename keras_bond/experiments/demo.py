@@ -1,7 +1,6 @@
 """`keras-bond demo`: J-BOND on the bundled model, data and reward, from nothing to a picture in minutes."""
 
 import csv
-import importlib
 import json
 import pathlib
 import time
@@ -13,6 +12,7 @@ from keras_bond import presets
 from keras_bond.evaluation import best_of_n_points
 from keras_bond.experiments.align import PRESET, SIZES, align, before_after, bundled_trainer
 from keras_bond.experiments.plots import training_figure
+from keras_bond.experiments.provenance import versions
 from keras_bond.trainers import JBOND
 
 BATCH_SIZE = 64
@@ -106,10 +106,7 @@ def _summary(trainer, rows, final, points, steps, seed, started):
         "best_of_n": points,
         "evaluation_prompts": len(final.samples.rewards),
         "settings": SETTINGS | SIZES | {"optimizer": "SGD"} | OPTIMIZER,
-        "versions": {
-            name: importlib.import_module(name).__version__
-            for name in ("keras_bond", "keras", "keras_hub", keras.config.backend(), "numpy")
-        },
+        "versions": versions(),
     }
 
 

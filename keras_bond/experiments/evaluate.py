@@ -1,6 +1,5 @@
 """`keras-bond evaluate`: any policy against any reference, on a file of prompts."""
 
-import importlib
 import json
 import math
 import pathlib
@@ -10,6 +9,7 @@ import keras
 
 from keras_bond.evaluation import UNITS, Evaluator
 from keras_bond.experiments.inputs import load_policy, load_reward, read_prompts
+from keras_bond.experiments.provenance import versions
 
 
 def run(policy, reference, reward, prompts, output=None, say=print, started=None, **settings):
@@ -55,10 +55,8 @@ def run(policy, reference, reward, prompts, output=None, say=print, started=None
             },
             "settings": settings,
             "seconds": seconds,
-            "versions": {
-                name: importlib.import_module(name).__version__
-                for name in ("keras_bond", "keras", "keras_hub", keras.config.backend(), "numpy")
-            },
+            "backend": keras.config.backend(),
+            "versions": versions(),
         }
         (output / "evaluation.json").write_text(json.dumps(summary, indent=2, allow_nan=False) + "\n", encoding="utf-8")
         result.save(output / "samples.csv")

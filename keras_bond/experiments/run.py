@@ -2,16 +2,15 @@
 
 import ast
 import datetime
-import importlib.metadata
 import json
 import os
 import pathlib
-import platform
-import subprocess
 import time
 
 import papermill
 from papermill.exceptions import PapermillExecutionError
+
+from keras_bond.experiments.provenance import revision, versions
 
 NOTEBOOKS = pathlib.Path("notebooks")
 _CONSTANTS = {"True": True, "False": False, "None": None}  # as Python writes them; JSON's own are true, false and null
@@ -118,27 +117,6 @@ def value(text):
         except ValueError:
             pass
     return text
-
-
-def revision(folder):
-    """The git commit of a folder, with `-dirty` where something is not committed; `None` where there is no git."""
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    try:
-        result = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-    except OSError:
-        return None
-    return result.stdout.strip() or None
-
-
-def versions():
-    """What is installed, by name: Python, keras_bond and what it stands on."""
-    found = {"python": platform.python_version()}
-    for name in ("keras_bond", "keras", "keras_hub", "jax", "tensorflow", "torch", "numpy", "papermill"):
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:  # not a backend that is used, or keras_bond from its source
-            continue
-    return found
 
 
 def _literal(source):
