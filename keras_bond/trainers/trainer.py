@@ -17,7 +17,7 @@ from keras_bond._checks import check_at_least
 from keras_bond.anchors import FrozenAnchor
 from keras_bond.ops import sequence_log_prob, win_rate
 from keras_bond.rewards import call_reward, check_reward
-from keras_bond.rollout import PromptTable, Rollout, Trajectory, Weights, weights_of
+from keras_bond.rollout import Completions, PromptTable, Rollout, Trajectory, Weights, weights_of
 from keras_bond.trainers.backend import BackendTrainer
 from keras_bond.trainers.progress import ProgressBar
 from keras_bond.trainers.saving import StateSaving
@@ -176,10 +176,10 @@ class AlignmentTrainer(StateSaving, BackendTrainer, keras.Model):
         rows = ops.convert_to_numpy(rows)
         prompt_ids, prompt_mask = rollout.pad([self._encoded[i] for i in rows], self._width)
 
-        def sample(weights, uniforms):  # all samples of all prompts in one call, those of a prompt next to each other
-            _, samples, budget = uniforms.shape
-            ids, mask = (np.repeat(field, samples, axis=0) for field in (prompt_ids, prompt_mask))
-            return rollout.sample(weights, ids, mask, ops.reshape(uniforms, (-1, budget)))
+        def sample(weights, uniforms):  # a row per prompt in each call: one program for policy and anchor, whatever m and n
+            drawn = [rollout.sample(weights, prompt_ids, prompt_mask, uniforms[:, i]) for i in range(uniforms.shape[1])]
+            fields = (ops.stack(field, axis=1) for field in zip(*drawn, strict=True))  # a prompt's samples side by side
+            return Completions(*(ops.reshape(field, (-1, uniforms.shape[2])) for field in fields))
 
         y = sample(draw.policy, draw.policy_uniforms)
         contenders = sample(draw.anchor, draw.anchor_uniforms) if n else y

@@ -138,10 +138,10 @@ def test_one_sampling_pass_serves_quantiles_and_best(n, k):
     counted, trajectories, collect = Counted(trainer), [], trainer.collect
     trainer.collect = lambda *a: trajectories.append(collect(*a)) or trajectories[-1]
     trainer.fit(PROMPTS, batch_size=16, steps_per_epoch=1, verbose=0)
-    y, contenders = counted.drawn  # two calls: all samples of the policy, all of the anchor
+    assert len(counted.drawn) == 2 + max(n, k)
     (t,) = trajectories
-    reward = np.array(tiny.letters_reward(None, trainer.rollout.decode(y)))
-    anchor = np.array(tiny.letters_reward(None, trainer.rollout.decode(contenders))).reshape(16, max(n, k))
+    rewards = np.array([tiny.letters_reward(None, trainer.rollout.decode(c)) for c in counted.drawn])
+    reward, anchor = rewards[:2].T.ravel(), rewards[2:].T
     np.testing.assert_array_equal(t.reward, reward)
     np.testing.assert_array_equal(t.anchor_rewards, np.repeat(anchor, 2, axis=0))
     texts = trainer.rollout.decode(type("C", (), {"token_ids": t.best_ids, "mask": t.best_mask}))
