@@ -161,11 +161,11 @@ def sampled_gradient(algorithm, logits, anchor_logits, rewards, batch_size, rng,
 
     def loss(logits):
         log_probs = ops.log_softmax(logits)
-        chosen = (ops.take(log_probs, indices.astype("int32")) for indices in (y, anchor))
+        log_prob, contender_log_prob = (ops.take(log_probs, indices.astype("int32")) for indices in (y, anchor))
         anchor_kl = ops.sum(
             ops.convert_to_tensor(np.exp(log_anchor).astype("float32")) * (log_anchor.astype("float32") - log_probs)
         )
-        scores = Scores(*chosen, ops.broadcast_to(anchor_kl, anchor.shape))
+        scores = Scores(log_prob, contender_log_prob, ops.broadcast_to(anchor_kl, anchor.shape[:1]))
         return algorithm.objective(s, scores, trajectory)[0]
 
     return ops.convert_to_numpy(gradient(loss, ops.convert_to_tensor(np.asarray(logits, "float32")))).astype("float64")

@@ -15,12 +15,14 @@ def forward_kl_loss(log_prob, weights=None, anchor_kl=None):
     the mean 1/k carries no reward; its part has the expectation grad KL(pi_a || pi), which is known exactly per token and
     has no variance at all where policy and anchor agree. Given `anchor_kl`, the estimator is (ours)
 
-        -sum_i (w_i - 1/k) grad log pi(y_i)  +  (1/k) sum_i grad sum_t KL( pi_a(. | x, y_i,<t) || pi(. | x, y_i,<t) )
+        -sum_i (w_i - 1/k) grad log pi(y_i)  +  grad sum_t KL( pi_a(. | x, y_<t) || pi(. | x, y_<t) )
+
+    with y one of the y_i, which one may not depend on the rewards.
 
     Args:
         log_prob: (B,), log pi of the best of n anchor samples of each prompt; or (B, k), of k anchor samples.
         weights: (B, k), each one's chance to be the best of n, or `None` for (B,).
-        anchor_kl: (B, k), KL(pi_a || pi) along each of the k samples, differentiable, or `None`.
+        anchor_kl: (B,), KL(pi_a || pi) along an anchor sample of each prompt, differentiable (`sequence_kl`), or `None`.
 
     Returns:
         Scalar.

@@ -47,4 +47,4 @@ class Scores(NamedTuple):
     contender_log_prob: Any
     """(B, C) float32, log pi(y_i | x) of the contenders."""
     contender_kl: Any = None
-    """(B, C) float32, KL(pi_a || pi) along each contender, exact per token; `None` for the plain estimator."""
+    """(B,) float32, KL(pi_a || pi) along the first of each prompt's, exact per token; `None` for the plain estimator."""

@@ -32,6 +32,8 @@ class JBOND(AlignmentTrainer):
         gamma: >= 0: weight of KL(pi || pi_a), which slows the policy down.
         num_anchor_samples: k, at least n; n by default. Every choice of n of the k samples counts: the same objective, and
             less noise for every sample more (ours).
+        variance_reduction: whether all k count in the forward term, and its part without reward is an exact KL, see
+            `ops.forward_kl_loss` (ours); `False` is the paper's estimator, the best of the first n alone.
 
     Raises:
         ValueError: if an argument is out of range; the message names it.
@@ -49,15 +51,25 @@ class JBOND(AlignmentTrainer):
 
     parts = ("forward_loss", "backward_loss", "regularizer", "penalised")
 
-    def __init__(self, policy, reward, n=2, beta=0.5, eta=0.02, gamma=0.0, num_anchor_samples=None, **kwargs):
+    def __init__(
+        self,
+        policy,
+        reward,
+        n=2,
+        beta=0.5,
+        eta=0.02,
+        gamma=0.0,
+        num_anchor_samples=None,
+        variance_reduction=True,
+        **kwargs,
+    ):
         check_at_least(2, n=n)
         num_anchor_samples = n if num_anchor_samples is None else num_anchor_samples
         check_at_least(n, num_anchor_samples=num_anchor_samples)
         check_share(beta=beta)
         check_not_negative(gamma=gamma)
-        super().__init__(
-            policy, reward, anchor=EMAAnchor(eta), num_anchor_samples=num_anchor_samples, num_best_of=n, **kwargs
-        )
+        samples = {"num_anchor_samples": num_anchor_samples, "num_best_of": n, "variance_reduction": variance_reduction}
+        super().__init__(policy, reward, anchor=EMAAnchor(eta), **samples, **kwargs)
         self.n, self.beta, self.eta, self.gamma = n, beta, eta, gamma
 
     def objective(self, scores, trajectory):

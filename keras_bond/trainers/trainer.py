@@ -58,8 +58,8 @@ class AlignmentTrainer(StateSaving, BackendTrainer, keras.Model):
         num_anchor_samples: k, samples of the anchor per prompt, y_1 ... y_k; may be 0.
         num_best_of: n, at most k: the Best-of-n that is imitated; k by default.
         variance_reduction: whether the forward term weighs all k anchor samples by their chance to be the best of n of them,
-            and has its part without reward as an exact KL: see `ops.forward_kl_loss` (ours). `False` is the paper's
-            estimator, the best of the first n alone: it updates on 1 anchor sample a prompt rather than k, and is noisier.
+            and has its part without reward as an exact KL: see `ops.forward_kl_loss` (ours). An update is then on k anchor
+            samples a prompt. `False` is the paper's estimator, the best of the first n alone: cheaper and noisier.
         num_samples: m, samples of the policy per prompt.
         max_prompt_length: tokens, start token included; longer prompts are refused.
         max_completion_length: tokens, stop token included.
@@ -89,7 +89,7 @@ class AlignmentTrainer(StateSaving, BackendTrainer, keras.Model):
         anchor,
         num_anchor_samples,
         num_best_of=None,
-        variance_reduction=True,
+        variance_reduction=False,
         num_samples=1,
         max_prompt_length=64,
         max_completion_length=32,
@@ -295,11 +295,10 @@ class AlignmentTrainer(StateSaving, BackendTrainer, keras.Model):
         log_prob = sequence_log_prob(token_log_probs(logits, ids, rollout.temperature), mask)
         contender_kl = None
         if self.variance_reduction and contenders:
+            first_ids, first_mask = t.contender_ids[::contenders], t.contender_mask[::contenders]
             with using(self.policy, weights_of(self.policy, [s.value for s in self.anchor.shadows])):
-                anchor_logits = rollout.completion_logits(prompt_ids[rows:], prompt_mask[rows:], t.contender_ids)
-            anchor_logits = ops.stop_gradient(anchor_logits)
-            contender_kl = sequence_kl(anchor_logits, logits[rows:], t.contender_mask, rollout.temperature)
-            contender_kl = ops.reshape(contender_kl, by_prompt)
+                anchor_logits = ops.stop_gradient(rollout.completion_logits(t.prompt_ids, t.prompt_mask, first_ids))
+            contender_kl = sequence_kl(anchor_logits, logits[rows::contenders], first_mask, rollout.temperature)
         return Scores(log_prob[:rows], ops.reshape(log_prob[rows:], by_prompt), contender_kl)
 
     def finish_update(self, logs, gradients, scale, updates_before):
