@@ -2,8 +2,8 @@
 
     python benchmarks/sample_efficiency.py --seeds 0 1 2 3 4
 
-Every run ends at 40,000 sampled completions and is evaluated on held-out prompts along its way. The figures of a run are
-those of its first evaluation at or above 0.70; the table gives their mean and 95 % interval (Student's t) over the seeds that
+Every run ends at 40,000 sampled completions and is evaluated on held-out prompts along its way. A run's figures are those
+of its first evaluation at or above 0.70; the table gives their mean and 95 % interval (Student's t) over the seeds that
 came there. Finished runs, in the output folder, are re-used. Writes `sample_efficiency.json` beside this file.
 """
 
