@@ -224,6 +224,8 @@ def setting_style(i):
 def against_step_figure(settings, metric, label, points=()):
     """A metric against the update, a line for each setting: means over seeds with their 95 % intervals.
 
+    The picture is as high as the means need: an interval that is much wider leaves it.
+
     Args:
         settings: list of (batches, held_out), in the order of `setting_style`. `batches` is an array of (step, mean over
             seeds) rows of the training batches, or None; `held_out` a DataFrame indexed by (metric, step) with the columns
@@ -236,6 +238,7 @@ def against_step_figure(settings, metric, label, points=()):
         A matplotlib `Figure`.
     """
     figure, axes = _panel()
+    drawn: list = [[point[metric] for point in points]]
     for i, (batches, held_out) in enumerate(settings):
         style = setting_style(i)
         if batches is not None:
@@ -243,18 +246,18 @@ def against_step_figure(settings, metric, label, points=()):
             window = min(15, 1 + len(mean) // 6)
             smooth = np.convolve(mean, np.ones(window) / window, mode="valid")
             axes.plot(step[window - 1 :], smooth, linewidth=1, alpha=0.45, **style)
+            drawn.append(smooth)
         rows = _rows_of(held_out, metric)
+        drawn.append(rows["mean"])
         joined = style if batches is None else {"color": style["color"], "linestyle": "none"}
         axes.errorbar(
             rows.index, rows["mean"], yerr=_seed_bars(rows), marker="o", markersize=4, elinewidth=1, capsize=2, **joined
         )
-    low, high = axes.get_ylim()
     for point in points:
         axes.axhline(point[metric], color=GREY, linewidth=0.8, linestyle=":")
-        _note(axes, f"Best-of-{point['n']}", (axes.get_xlim()[1], point[metric]), ha="right", va="bottom")
-    if points:
-        top = max(high, *(point[metric] for point in points))
-        axes.set_ylim(low, top + 0.08 * (top - low))
+        _note(axes, f"Best-of-{point['n']}", (axes.get_xlim()[0], point[metric]), xytext=(4, 2), textcoords="offset points")
+    _frame(axes, drawn)
+    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set(xlabel="update", ylabel=label)
     _finish(axes)
     return figure
@@ -274,10 +277,9 @@ def against_kl_figure(settings, metric, label, points=()):
     """
     figure, axes = _panel()
     spent = [_rows_of(held_out, "kl") for held_out in settings]
-    widest = 1.08 * max([0.1, *(float(np.nanmax(rows[["mean", "high"]])) for rows in spent), *(p["kl"] for p in points)])
+    widest = 1.08 * max([0.1, *(float(rows["mean"].max()) for rows in spent), *(p["kl"] for p in points)])
     if metric == "win_rate":
         _frontier(axes, widest, points)
-        axes.set_ylim(bottom=0.44)
         axes.legend(frameon=False, fontsize=8, loc="lower right")
     else:
         axes.scatter([p["kl"] for p in points], [p[metric] for p in points], color=GREY, marker="s", zorder=3)
@@ -288,9 +290,19 @@ def against_kl_figure(settings, metric, label, points=()):
         kl = kl.reindex(rows.index)
         bars = {"xerr": _seed_bars(kl), "yerr": _seed_bars(rows), "elinewidth": 0.8, "marker": "o", "markersize": 4}
         axes.errorbar(kl["mean"], rows["mean"], linewidth=1.2, **bars, **setting_style(i))
-    axes.set(xlabel="KL to the reference (nats)", ylabel=label, title="")
+    _frame(axes, [[point[metric] for point in points], *(_rows_of(held_out, metric)["mean"] for held_out in settings)])
+    axes.set(xlabel="KL to the reference (nats)", ylabel=label, title="", xlim=(-0.03 * widest, widest))
     _finish(axes)
     return figure
+
+
+def _frame(axes, drawn):
+    """As high as the means and Best-of-N need, with half as much above and below: wide intervals leave the picture."""
+    low, high = (float(extreme(np.concatenate(drawn))) for extreme in (np.nanmin, np.nanmax))
+    room = 0.5 * (high - low)
+    bottom, top = axes.get_ylim()
+    if room:
+        axes.set_ylim(max(bottom, low - room), min(top, high + room))
 
 
 def _panel():
@@ -299,7 +311,7 @@ def _panel():
 
 
 def _rows_of(held_out, metric):
-    return held_out.loc[metric].dropna(subset="mean")
+    return held_out[held_out.index.get_level_values("metric") == metric].droplevel("metric")
 
 
 def _seed_bars(rows):

@@ -12,6 +12,7 @@ import io
 import json
 import math
 import pathlib
+from typing import NamedTuple
 
 import jinja2
 import matplotlib
@@ -34,12 +35,38 @@ SHOWN = (
     "forward_kl_best_of_n",
     "backward_kl_best_of_n",
     "completion_length",
-    "truncated",
 )
 """The metrics of the page's table, where there are such; and those that a finding names."""
 
 IN_TRAINING = {"reward": "reward", "kl": "kl_reference"}
 """Metrics that metrics.csv has as well, and their names there."""
+
+
+class Setting(NamedTuple):
+    """A point of the grid, over its seeds."""
+
+    name: str
+    """Of its cells, without the seed; empty where there is no grid."""
+    label: str
+    cells: list
+    """Names of the finished ones."""
+    intervals: pd.DataFrame
+    """(metric, step) -> `seeds`, `mean`, `low`, `high`."""
+
+
+class Sweep(NamedTuple):
+    """What `sweep` left in a folder."""
+
+    plan: dict
+    """sweep.json."""
+    records: dict
+    """Name of the cell -> its run.json, or None."""
+    tables: dict
+    """Name of the finished cell -> its `metrics`, `evaluation` and `best_of_n`, DataFrames."""
+    settings: list
+    """Every `Setting` of the plan, so that a colour stays the same while cells come in."""
+    points: list
+    """Best-of-N of the reference, mean over cells: dicts with `n`, `win_rate`, `reward`, `kl`."""
 
 
 def run(folder, say=print):
@@ -56,47 +83,55 @@ def run(folder, say=print):
         ValueError: if the folder is not a sweep's, has no finished cell, or a file in it is not as `results` says.
     """
     folder = pathlib.Path(folder)
+    sweep = load(folder)
+    plan, evaluations = sweep.plan, {name: tables["evaluation"] for name, tables in sweep.tables.items()}
+    cells = {name: plan["cells"][name] for name in sweep.tables}
+    comparisons = [compare(finding, cells, evaluations, plan["keys"]) for finding in plan["findings"]]
+    parts = [setting.intervals.reset_index().assign(setting=setting.name or plan["name"]) for setting in sweep.settings]
+    columns = ["setting", "metric", "step", "seeds", "mean", "low", "high"]
+    files = {
+        "report.html": _page(sweep, comparisons),
+        "results.csv": _results(sweep).to_csv(index=False),
+        "intervals.csv": pd.concat([part for part in parts if len(part)])[columns].to_csv(index=False),
+    }
+    for name, text in files.items():
+        write_whole(folder / name, text)
+    counts = {verdict: sum(c.verdict == verdict for c in comparisons) for verdict in VERDICTS}
+    found = ", ".join(f"{count} {verdict}" for verdict, count in counts.items() if count) or "none named"
+    say(f"{plan['name']}: {len(cells)} of {len(sweep.records)} cells; findings: {found}.")
+    say(f"The page is {folder / 'report.html'}, the figures are in results.csv and intervals.csv beside it.")
+    return comparisons
+
+
+def load(folder):
+    """The `Sweep` in a folder.
+
+    Raises:
+        ValueError: as in `run`.
+    """
     if not (folder / "sweep.json").is_file():
         raise ValueError(f"argument DIR: expected the folder of a sweep, received {str(folder)!r}, which has no sweep.json")
     plan = json.loads((folder / "sweep.json").read_text(encoding="utf-8"))
     records = {name: record_of(folder / "cells" / name) for name in plan["cells"]}
-    done = [name for name, record in records.items() if record is not None and record["status"] == "ok"]
-    if not done:
+    tables = {
+        name: {table: _read(folder / "cells" / name / f"{table}.csv", column) for table, column in _TABLES.items()}
+        for name, record in records.items()
+        if record is not None and record["status"] == "ok"
+    }
+    if not tables:
         raise ValueError(
             f"argument DIR: expected a sweep with a finished cell, {str(folder)!r} has none; run the sweep again"
         )
-    read = {
-        name: {name_: _read(folder / "cells" / name / f"{name_}.csv", column) for name_, column in _TABLES.items()}
-        for name in done
-    }
-    evaluations = {name: tables["evaluation"] for name, tables in read.items()}
-    cells = {name: plan["cells"][name] for name in done}
-    comparisons = [compare(finding, cells, evaluations, plan["keys"]) for finding in plan["findings"]]
-
-    names = {name: cell_name(setting_of(parameters, plan["keys"])) for name, parameters in plan["cells"].items()}
-    settings = {
-        label: [name for name in done if names[name] == label] for label in dict.fromkeys(names.values())
-    }  # all of the plan, so that a colour stays the same while cells come in
-    intervals = {
-        label: _intervals([evaluations[name] for name in members]) for label, members in settings.items() if members
-    }
-    points = pd.concat([tables["best_of_n"] for tables in read.values()]).groupby("n", as_index=False).mean()
-
-    parts = [table.reset_index().assign(setting=label or plan["name"]) for label, table in intervals.items()]
-    files = {
-        "report.html": _page(plan, records, done, settings, intervals, points, comparisons, read),
-        "results.csv": _results(plan, records, evaluations).to_csv(index=False),
-        "intervals.csv": pd.concat(parts)[["setting", "metric", "step", "seeds", "mean", "low", "high"]].to_csv(index=False),
-    }
-    for name, text in files.items():
-        write_whole(folder / name, text)
-    verdicts = [sum(c.verdict == verdict for c in comparisons) for verdict in VERDICTS]
-    found = (
-        ", ".join(f"{count} {verdict}" for count, verdict in zip(verdicts, VERDICTS, strict=True) if count) or "none named"
-    )
-    say(f"{plan['name']}: {len(done)} of {len(records)} cells; findings: {found}.")
-    say(f"The page is {folder / 'report.html'}, the figures are in results.csv and intervals.csv beside it.")
-    return comparisons
+    groups: dict = {}
+    for name, parameters in plan["cells"].items():
+        place = setting_of(parameters, plan["keys"])
+        groups.setdefault((cell_name(place), _words(place) or plan["name"]), []).append(name)
+    settings = []
+    for (setting, label), names in groups.items():
+        done = [name for name in names if name in tables]
+        settings.append(Setting(setting, label, done, _intervals([tables[name]["evaluation"] for name in done])))
+    points = pd.concat([each["best_of_n"] for each in tables.values()]).groupby("n", as_index=False).mean(numeric_only=True)
+    return Sweep(plan, records, tables, settings, points.to_dict("records"))
 
 
 _TABLES = {"metrics": "step", "evaluation": "step", "best_of_n": "n"}
@@ -112,61 +147,42 @@ def _read(path, column):
     return table
 
 
-def _metrics(table):
-    numbers = table.select_dtypes("number")
-    return [name for name in numbers if name != "step" and not name.endswith(("_low", "_high"))]
-
-
 def _intervals(evaluations):
-    """(metric, step) -> seeds, mean, low, high."""
-    together = pd.concat(evaluations)
     rows = {}
-    for metric in _metrics(together):
-        for step, values in together.groupby("step")[metric]:
-            values = values.dropna()
-            if len(values):
-                rows[metric, step] = {"seeds": len(values), **interval(values)._asdict()}
+    together = pd.concat(evaluations) if evaluations else pd.DataFrame()
+    for metric in together.select_dtypes("number"):
+        if metric != "step" and not metric.endswith(("_low", "_high")):
+            for step, values in together.dropna(subset=metric).groupby("step")[metric]:
+                rows[metric, step] = [len(values), *interval(values)]
     index = pd.MultiIndex.from_tuples(rows, names=["metric", "step"])
-    return pd.DataFrame(list(rows.values()), index=index)
+    return pd.DataFrame(list(rows.values()), index=index, columns=["seeds", "mean", "low", "high"])
 
 
-def _results(plan, records, evaluations):
-    rows = []
-    metrics = {column for table in evaluations.values() for column in table}
+def _results(sweep):
+    plan, rows = sweep.plan, []
+    metrics = {column for tables in sweep.tables.values() for column in tables["evaluation"]}
     for name, parameters in plan["cells"].items():
         place = {f"parameter_{key}" if key in metrics else key: parameters[key] for key in plan["keys"]}
-        last = evaluations[name].iloc[-1].to_dict() if name in evaluations else {}
-        rows.append({"cell": name, **place, "seed": parameters["seed"], "status": _status(records[name]), **last})
-    table = pd.DataFrame(rows)
-    if "step" in table:
-        table["step"] = table["step"].astype("Int64")
-    return table
+        last = sweep.tables[name]["evaluation"].iloc[-1].to_dict() if name in sweep.tables else {}
+        rows.append({"cell": name, **place, "seed": parameters["seed"], "status": _status(sweep.records[name]), **last})
+    return pd.DataFrame(rows).astype({"step": "Int64"})
 
 
 def _status(record):
     return "missing" if record is None else record["status"]
 
 
-def _page(plan, records, done, settings, intervals, points, comparisons, read):
+def _page(sweep, comparisons):
+    plan, settings = sweep.plan, sweep.settings
     named = [c.finding["metric"] for c in comparisons]
-    there = {metric for table in intervals.values() for metric in table.index.levels[0]}
+    there = {metric for setting in settings for metric, _ in setting.intervals.index}
     metrics = [metric for metric in dict.fromkeys([*SHOWN, *named]) if metric in there]
-    seeds = sorted({plan["cells"][name]["seed"] for name in plan["cells"]})
-    legend = [
-        {"label": _words(setting_of(plan["cells"][_first(plan, label)], plan["keys"])) or plan["name"], **_swatch(i)}
-        for i, label in enumerate(settings)
-    ]
-    rows = [
-        {"legend": legend[i], "seeds": len(members), "values": [_shown(intervals.get(label), metric) for metric in metrics]}
-        for i, (label, members) in enumerate(settings.items())
-    ]
+    legend = [{"label": setting.label, **_swatch(i)} for i, setting in enumerate(settings)]
     figures: dict = {}
     for comparison in comparisons:
         figures.setdefault(comparison.finding.get("figure"), []).append(_finding(comparison))
-    finished = [records[name] for name in done]
-    varies = {*plan["keys"], "seed"}
-    first = next(iter(plan["cells"].values()))
-    fixed = {key: value for key, value in first.items() if key not in varies}
+    fixed = {k: v for k, v in next(iter(plan["cells"].values())).items() if k not in (*plan["keys"], "seed")}
+    unfinished = {name: record for name, record in sweep.records.items() if name not in sweep.tables}
     template = jinja2.Environment(
         loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent),
         autoescape=True,
@@ -176,60 +192,46 @@ def _page(plan, records, done, settings, intervals, points, comparisons, read):
     ).get_template("report.html.j2")
     return template.render(
         plan=plan,
-        seeds=seeds,
-        total=len(records),
-        done=len(done),
-        least=min((len(members) for members in settings.values() if members), default=0),
+        seeds=sorted({parameters["seed"] for parameters in plan["cells"].values()}),
+        total=len(sweep.records),
+        least=min(len(setting.cells) for setting in settings if setting.cells),
         legend=legend,
-        metrics=[{"label": label_of(metric), "unit": UNITS.get(metric, "")} for metric in metrics],
-        rows=rows,
-        figures=figures,
-        plots=_plots(settings, intervals, points, named, read),
-        best_of_n=[{key: f"{value:.3f}" if key != "n" else int(value) for key, value in p.items()} for p in _dicts(points)],
-        fixed={key: json.dumps(value) if not isinstance(value, str) else value for key, value in fixed.items()},
-        provenance=_provenance(finished),
-        unfinished=[
-            (name, _status(r), r["error"] if r else "not run yet") for name, r in records.items() if name not in done
+        metrics=[{"label": label_of(metric), "unit": unit_of(metric)} for metric in metrics],
+        rows=[
+            (key, len(s.cells), [_last(s, metric) for metric in metrics]) for key, s in zip(legend, settings, strict=True)
         ],
+        figures=figures,
+        plots=_plots(sweep, named, there),
+        best_of_n=[(int(p["n"]), [number(p[m]) if m in p else "" for m in metrics]) for p in sweep.points],
+        fixed=_words(fixed, "; "),
+        provenance=_provenance([sweep.records[name] for name in sweep.tables]),
+        unfinished=[(name, _status(r), r["error"] if r else "not run yet") for name, r in unfinished.items()],
     )
 
 
-def _first(plan, label):
-    return next(n for n, parameters in plan["cells"].items() if cell_name(setting_of(parameters, plan["keys"])) == label)
-
-
-def _plots(settings, intervals, points, named, read):
-    """The figures of the page: list of dicts with `title`, `alt` and `source`."""
-    held_out = [intervals.get(label, _NOTHING) for label in settings]
-    there = {metric for table in intervals.values() for metric in table.index.levels[0]}
-    plots = []
-    for metric in dict.fromkeys(["reward", "kl", *(name for name in named if name != "win_rate"), "win_rate"]):
+def _plots(sweep, named, there):
+    """The figures of the page: list of dicts with `title` and `source`."""
+    held_out = [setting.intervals for setting in sweep.settings]
+    plots, last = [], ("win_rate", "frontier_efficiency")
+    for metric in dict.fromkeys(["reward", "kl", *(name for name in named if name not in last), *last]):
         if metric in there:
-            column = IN_TRAINING.get(metric)
-            lines = [(_batches([read[name]["metrics"] for name in members], column), table) for members, table in
-                     zip(settings.values(), held_out, strict=True)]  # fmt: skip
-            best = _dicts(points) if metric in ("reward", "win_rate") and metric in points else ()
-            figure = against_step_figure(lines, metric, axis_of(metric), best)
+            batches = [_batches(sweep, setting, IN_TRAINING.get(metric)) for setting in sweep.settings]
+            points = [p for p in sweep.points if metric in p and metric != "kl"]
+            figure = against_step_figure(list(zip(batches, held_out, strict=True)), metric, axis_of(metric), points)
             plots.append(_picture(figure, f"{label_of(metric)} against the update"))
     for metric in ("win_rate", "reward"):
         if {metric, "kl"} <= there:
-            best = _dicts(points) if {metric, "kl"} <= set(points) else ()
-            figure = against_kl_figure(held_out, metric, axis_of(metric), best)
+            points = [p for p in sweep.points if {metric, "kl"} <= p.keys()]
+            figure = against_kl_figure(held_out, metric, axis_of(metric), points)
             plots.append(_picture(figure, f"{label_of(metric)} against KL"))
     return plots
 
 
-_NOTHING = pd.DataFrame(
-    columns=["seeds", "mean", "low", "high"], index=pd.MultiIndex.from_tuples([], names=["metric", "step"]), dtype="float64"
-)
-
-
-def _batches(tables, column):
+def _batches(sweep, setting, column):
     """(step, mean over seeds) rows of the training batches; None where there are none."""
+    tables = [sweep.tables[name]["metrics"] for name in setting.cells]
     tables = [table for table in tables if column in table]
-    if not tables:
-        return None
-    return pd.concat(tables).groupby("step")[column].mean().reset_index().to_numpy()
+    return pd.concat(tables).groupby("step")[column].mean().reset_index().to_numpy() if tables else None
 
 
 def _picture(figure, title):
@@ -245,12 +247,13 @@ def _swatch(i):
     return {"colour": style["color"], "dashes": "none" if dashes == "solid" else " ".join(str(2 * d) for d in dashes[1])}
 
 
-def _shown(table, metric):
+def _last(setting, metric):
     """(mean, interval) of the last step, as text."""
-    if table is None or metric not in table.index.levels[0]:
+    rows = setting.intervals[setting.intervals.index.get_level_values("metric") == metric]
+    if rows.empty:
         return "", ""
-    last = table.loc[metric].iloc[-1]
-    return number(last["mean"]), "" if math.isnan(last["low"]) else f"{number(last['low'])} to {number(last['high'])}"
+    _, mean, low, high = rows.iloc[-1]
+    return number(mean), "" if math.isnan(low) else f"{number(low)} to {number(high)}"
 
 
 def _finding(comparison):
@@ -282,12 +285,9 @@ def _provenance(records):
     return {**found, "versions": ", ".join(sorted(names))}
 
 
-def _dicts(table):
-    return [{str(key): value for key, value in row.items()} for row in table.to_dict("records")]
-
-
-def _words(setting):
-    return ", ".join(f"{key} = {value if isinstance(value, str) else json.dumps(value)}" for key, value in setting.items())
+def _words(values, separator=", "):
+    words = (f"{key} = {value if isinstance(value, str) else json.dumps(value)}" for key, value in values.items())
+    return separator.join(words)
 
 
 def label_of(metric):
@@ -306,8 +306,13 @@ def axis_of(metric):
     >>> axis_of("kl"), axis_of("reward")
     ('KL (nats)', 'Reward')
     """
-    unit = UNITS.get(metric, "reward")
-    return label_of(metric) + ("" if unit in ("reward", "share") else f" ({unit})")
+    return label_of(metric) + (f" ({unit_of(metric)})" if unit_of(metric) else "")
+
+
+def unit_of(metric):
+    """Its unit, where that says something: nats, tokens."""
+    unit = UNITS.get(metric, "")
+    return "" if unit in ("reward", "share") else unit
 
 
 def number(value, sign=False):
@@ -316,4 +321,4 @@ def number(value, sign=False):
     >>> number(0.25, sign=True), number(-0.25) == "\N{MINUS SIGN}0.250"
     ('+0.250', True)
     """
-    return f"{value:{'+' if sign else ''}.3f}".replace("-", "\N{MINUS SIGN}")
+    return f"{value:{'+' if sign else ''}z.3f}".replace("-", "\N{MINUS SIGN}")

@@ -173,7 +173,7 @@ def test_the_tables(write_sweep):
     assert ("eta=0.1", "kl_efficiency", 0) not in table.index
     text = page(folder)
     assert '<td>2.000<span class="range">\N{MINUS SIGN}10.706 to 14.706</span></td>' in text
-    assert "Best-of-4</td><td>0.400</td><td>0.800</td><td>0.636</td>" in text
+    assert "Best-of-4 of the reference</td><td></td><td>0.400</td><td>0.800</td><td>0.636</td><td></td>" in text
 
 
 def test_a_parameter_may_have_a_metrics_name(write_sweep):
@@ -208,6 +208,15 @@ def test_the_page_needs_nothing_and_hides_nothing(write_sweep):
         "Reward against KL",
     ]
     assert all(b"<svg" in base64.b64decode(source) for source, _ in pictures)
+
+
+def test_a_setting_without_a_result_keeps_its_place(write_sweep):
+    folder = write_sweep({(0.1, 0): None, (0.1, 1): None, (0.01, 0): 1.0, (0.01, 1): 2.0}, [finding()])
+    (found,) = report.run(folder)
+    assert (found.verdict, found.why) == ("undecided", "no seed is finished in both settings")
+    first, second = re.findall(r'stroke="(#\w+)"[^>]*/></svg>eta = ([\d.]+)</td><td>(\d)', page(folder))
+    assert (first, second) == (("#2b6cb0", "0.1", "0"), ("#c05621", "0.01", "2"))
+    assert set(pd.read_csv(folder / "intervals.csv")["setting"]) == {"eta=0.01"}
 
 
 def test_the_same_sweep_is_the_same_report(write_sweep):
