@@ -9,7 +9,7 @@ eta = 0.1
 anchor = "ema"
 broken = ""  # the eta that fails
 tally = ""  # a file that gets a line from every run that ends
-pause = ""  # a file: while it is there, nothing goes on
+pause = ""  # a file: while it is there, nothing goes on, and there is another, `...d`
 seed = 0
 output = "runs"
 """
@@ -19,6 +19,7 @@ import csv, os, pathlib, random, time
 
 pathlib.Path(output).mkdir(parents=True, exist_ok=True)
 while pause and os.path.exists(pause):
+    pathlib.Path(pause + "d").touch()
     time.sleep(0.05)
 if str(eta) == broken:
     raise ValueError(f"eta {eta} is broken")
