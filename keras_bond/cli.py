@@ -93,6 +93,17 @@ def _parser():
         "--backend", default=os.environ.get("KERAS_BACKEND", "jax"), help="jax, tensorflow or torch (default: %(default)s)"
     )
     run.set_defaults(call=_run)
+    sweep = commands.add_parser("sweep", help="a grid with seeds over a notebook; the same command goes on after a kill")
+    sweep.add_argument("spec", metavar="SPEC", help="a YAML file: name, notebook, parameters, grid, seeds, findings")
+    sweep.add_argument("--output", type=pathlib.Path, required=True, metavar="DIR", help="folder of this sweep alone")
+    sweep.add_argument("--jobs", type=_at_least(1), default=1, metavar="N", help="cells at a time (default: %(default)s)")
+    sweep.add_argument(
+        "--backend", default=os.environ.get("KERAS_BACKEND", "jax"), help="jax, tensorflow or torch (default: %(default)s)"
+    )
+    sweep.set_defaults(call=_sweep)
+    report = commands.add_parser("report", help="a sweep's page: verdicts, tables with intervals, plots with the frontier")
+    report.add_argument("folder", type=pathlib.Path, metavar="DIR", help="what `keras-bond sweep` wrote")
+    report.set_defaults(call=_report)
     return parser
 
 
@@ -111,11 +122,15 @@ def _check_output(parser, output):
         parser.error(f"argument --output: expected a folder, {output} is a file")
 
 
+def _check_packages(parser, command, extra, *packages):
+    for package in packages:
+        if importlib.util.find_spec(package) is None:
+            parser.error(f"{command} needs {package}: pip install 'keras-bond[{extra}]'")
+
+
 def _demo(parser, arguments, started):
     _choose_backend(parser, arguments.backend)
-    for package in ("matplotlib", "vaderSentiment"):
-        if importlib.util.find_spec(package) is None:
-            parser.error(f"demo needs {package}: pip install 'keras-bond[experiments]'")
+    _check_packages(parser, "demo", "experiments", "matplotlib", "vaderSentiment")
     _check_output(parser, arguments.output)
     from keras_bond.experiments import demo
 
@@ -137,15 +152,39 @@ def _evaluate(parser, arguments, started):
 
 def _run(parser, arguments, started):
     _choose_backend(parser, arguments.backend)
-    for package in ("papermill", "ipykernel"):
-        if importlib.util.find_spec(package) is None:
-            parser.error(f"run needs {package}: pip install 'keras-bond[notebooks]'")
+    _check_packages(parser, "run", "notebooks", "papermill", "ipykernel")
     _check_output(parser, arguments.output)
     from keras_bond.experiments import run
 
     parameters = {name: run.value(text) for name, text in arguments.parameters}
     try:
         run.run(arguments.notebook, arguments.output, parameters, started=started)
+    except ValueError as error:
+        parser.error(error)
+
+
+def _sweep(parser, arguments, started):
+    _choose_backend(parser, arguments.backend)
+    _check_packages(parser, "sweep", "notebooks", "papermill", "ipykernel", "joblib", "yaml", "filelock")
+    _check_output(parser, arguments.output)
+    from keras_bond.experiments import sweep
+
+    try:
+        sweep.run(arguments.spec, arguments.output, arguments.jobs)
+    except ValueError as error:
+        parser.error(error)
+
+
+def _report(parser, arguments, started):
+    _choose_backend(parser, os.environ.get("KERAS_BACKEND", "jax"))
+    _check_packages(parser, "report", "notebooks", "papermill", "jinja2", "matplotlib", "pandas", "scipy")
+    from keras_bond.experiments.quiet import quiet
+
+    with quiet():  # TensorFlow, when it is imported
+        from keras_bond.experiments import report
+
+    try:
+        report.run(arguments.folder)
     except ValueError as error:
         parser.error(error)
 

@@ -211,3 +211,109 @@ def _estimates(axes, x, estimates):
 
 def _note(axes, text, place, **kwargs):
     axes.annotate(text, place, color=GREY, fontsize=8, **kwargs)
+
+
+DASHES = ("solid", (0, (5, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1.5, 2)))
+
+
+def setting_style(i):
+    """Colour and dashes of the i-th setting of a sweep, for all of its figures."""
+    return {"color": COLOURS[i % len(COLOURS)], "linestyle": DASHES[i // len(COLOURS) % len(DASHES)]}
+
+
+def against_step_figure(settings, metric, label, points=()):
+    """A metric against the update, a line for each setting: means over seeds with their 95 % intervals.
+
+    The picture is as high as the means need: an interval that is much wider leaves it.
+
+    Args:
+        settings: list of (batches, held_out), in the order of `setting_style`. `batches` is an array of (step, mean over
+            seeds) rows of the training batches, or None; `held_out` a DataFrame indexed by (metric, step) with the columns
+            `mean`, `low`, `high`.
+        metric: its name in `held_out`.
+        label: of its axis.
+        points: Best-of-N, drawn as dotted lines: list of dicts with `n` and `metric`.
+
+    Returns:
+        A matplotlib `Figure`.
+    """
+    figure, axes = _panel()
+    drawn: list = [[point[metric] for point in points]]
+    for i, (batches, held_out) in enumerate(settings):
+        style = setting_style(i)
+        if batches is not None:
+            step, mean = np.asarray(batches).T
+            window = min(15, 1 + len(mean) // 6)
+            smooth = np.convolve(mean, np.ones(window) / window, mode="valid")
+            axes.plot(step[window - 1 :], smooth, linewidth=1, alpha=0.45, **style)
+            drawn.append(smooth)
+        rows = _rows_of(held_out, metric)
+        drawn.append(rows["mean"])
+        joined = style if batches is None else {"color": style["color"], "linestyle": "none"}
+        axes.errorbar(
+            rows.index, rows["mean"], yerr=_seed_bars(rows), marker="o", markersize=4, elinewidth=1, capsize=2, **joined
+        )
+    for point in points:
+        axes.axhline(point[metric], color=GREY, linewidth=0.8, linestyle=":")
+        _note(axes, f"Best-of-{point['n']}", (axes.get_xlim()[0], point[metric]), xytext=(4, 2), textcoords="offset points")
+    _frame(axes, drawn)
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.set(xlabel="update", ylabel=label)
+    _finish(axes)
+    return figure
+
+
+def against_kl_figure(settings, metric, label, points=()):
+    """What was reached against the KL that was spent, along the run; for the win rate with the frontier.
+
+    Args:
+        settings: list of DataFrames indexed by (metric, step), see `against_step_figure`.
+        metric: "win_rate", or another one.
+        label: of its axis.
+        points: Best-of-N: list of dicts with `n`, `kl` and `metric`.
+
+    Returns:
+        A matplotlib `Figure`.
+    """
+    figure, axes = _panel()
+    spent = [_rows_of(held_out, "kl") for held_out in settings]
+    widest = 1.08 * max([0.1, *(float(rows["mean"].max()) for rows in spent), *(p["kl"] for p in points)])
+    if metric == "win_rate":
+        _frontier(axes, widest, points)
+        axes.legend(frameon=False, fontsize=8, loc="lower right")
+    else:
+        axes.scatter([p["kl"] for p in points], [p[metric] for p in points], color=GREY, marker="s", zorder=3)
+        for p in points:
+            _note(axes, f"Best-of-{p['n']}", (p["kl"], p[metric]), xytext=(6, -10), textcoords="offset points")
+    for i, (held_out, kl) in enumerate(zip(settings, spent, strict=True)):
+        rows = _rows_of(held_out, metric)
+        kl = kl.reindex(rows.index)
+        bars = {"xerr": _seed_bars(kl), "yerr": _seed_bars(rows), "elinewidth": 0.8, "marker": "o", "markersize": 4}
+        axes.errorbar(kl["mean"], rows["mean"], linewidth=1.2, **bars, **setting_style(i))
+    _frame(axes, [[point[metric] for point in points], *(_rows_of(held_out, metric)["mean"] for held_out in settings)])
+    axes.set(xlabel="KL to the reference (nats)", ylabel=label, title="", xlim=(-0.03 * widest, widest))
+    _finish(axes)
+    return figure
+
+
+def _frame(axes, drawn):
+    """As high as the means and Best-of-N need, with half as much above and below: wide intervals leave the picture."""
+    low, high = (float(extreme(np.concatenate(drawn))) for extreme in (np.nanmin, np.nanmax))
+    room = 0.5 * (high - low)
+    bottom, top = axes.get_ylim()
+    if room:
+        axes.set_ylim(max(bottom, low - room), min(top, high + room))
+
+
+def _panel():
+    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
+    return figure, figure.subplots()
+
+
+def _rows_of(held_out, metric):
+    return held_out[held_out.index.get_level_values("metric") == metric].droplevel("metric")
+
+
+def _seed_bars(rows):
+    """Half lengths below and above; none, rather than an invented one, where there is one seed."""
+    return np.nan_to_num(np.array([rows["mean"] - rows["low"], rows["high"] - rows["mean"]], "float64"))

@@ -1,6 +1,9 @@
-"""Where a result comes from: the code, and what it ran on."""
+"""Where a result comes from: the code, and what it ran on; and a record of it that is never half written."""
 
+import collections
 import importlib.metadata
+import os
+import pathlib
 import platform
 import subprocess
 
@@ -24,3 +27,41 @@ def versions():
         except importlib.metadata.PackageNotFoundError:  # not a backend that is used, or keras_bond from its source
             continue
     return found
+
+
+def host():
+    """The machine, in words.
+
+    >>> host().endswith("cores")
+    True
+    """
+    return f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores"
+
+
+def device():
+    """What Keras' backend computes on, in words: `2 x NVIDIA H100 80GB HBM3`, or the host. The backend is loaded for it."""
+    import keras
+
+    backend, found = keras.config.backend(), []
+    if backend == "jax":
+        import jax
+
+        found = [d.device_kind for d in jax.devices() if d.platform != "cpu"]
+    elif backend == "tensorflow":
+        import tensorflow as tf
+
+        details = (tf.config.experimental.get_device_details(d) for d in tf.config.list_physical_devices("GPU"))
+        found = [d.get("device_name", "GPU") for d in details]
+    elif backend == "torch":
+        import torch
+
+        found = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return ", ".join(f"{count} x {kind}" for kind, count in collections.Counter(found).items()) or host()
+
+
+def write_whole(path, text):
+    """A file that is there in full or not at all, whenever the process is killed."""
+    path = pathlib.Path(path)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)

@@ -10,13 +10,13 @@ import time
 import papermill
 from papermill.exceptions import PapermillExecutionError
 
-from keras_bond.experiments.provenance import revision, versions
+from keras_bond.experiments.provenance import host, revision, versions, write_whole
 
 NOTEBOOKS = pathlib.Path("notebooks")
 _CONSTANTS = {"True": True, "False": False, "None": None}  # as Python writes them; JSON's own are true, false and null
 
 
-def run(notebook, output, parameters=None, say=print, started=None):
+def run(notebook, output, parameters=None, say=print, started=None, required=(), progress=True):
     """Execute a notebook; write it with its outputs, `NAME.ipynb`, and `run.json` to `output`.
 
     The kernel works in the present folder. A notebook that writes files has a parameter `output`, which is this folder.
@@ -27,10 +27,11 @@ def run(notebook, output, parameters=None, say=print, started=None):
         parameters: dict, values for the notebook's parameters.
         say: what prints where the results are.
         started: `time.time()` from which `seconds` counts; now by default.
+        required: files that the notebook is to leave in `output`; the run has failed where one is missing.
+        progress: whether papermill shows its bar.
 
     Returns:
-        What is in `run.json`, a dict: `notebook`, `parameters` (all of them), `status` ("ok" or "failed"), `error` (a line,
-        or None), `seconds`, `date`, `backend`, `revision` (of the notebook's git repository, or None), `versions`.
+        What is in `run.json`, see `record`.
 
     Raises:
         ValueError: if there is no such notebook, or it has no such parameter.
@@ -49,30 +50,47 @@ def run(notebook, output, parameters=None, say=print, started=None):
     if "output" in defaults:
         parameters.setdefault("output", str(output))
     output.mkdir(parents=True, exist_ok=True)
-    (output / "run.json").unlink(missing_ok=True)  # a run that is killed leaves none
+    for name in ("run.json", "device.txt"):  # a run that is killed leaves none
+        (output / name).unlink(missing_ok=True)
     error = None
     try:
-        papermill.execute_notebook(source, target, parameters)
+        papermill.execute_notebook(source, target, parameters, progress_bar=progress)
     except PapermillExecutionError as failure:
         error = f"{source.stem}, cell [{failure.exec_count}]: {failure.ename}: {' '.join(failure.evalue.split())}"
     except Exception as failure:  # a kernel that is not there, or that died
         error = f"{source.stem}: {type(failure).__name__}: {' '.join(str(failure).split())}"
-    record = {
+    missing = [name for name in required if not (output / name).is_file()]
+    if missing and not error:
+        error = f"{source.stem}: wrote no {', no '.join(missing)}, which a sweep needs: see experiments.results"
+    result = record(source, {**defaults, **parameters}, error, started, output)
+    if error:
+        raise RuntimeError(f"{error} (see {target})")
+    say(f"{source.stem}: {result['seconds']:.0f} s. The executed notebook is {target}, its record {output / 'run.json'}.")
+    return result
+
+
+def record(source, parameters, error, started, output):
+    """Write `run.json` to `output`; returns what is in it.
+
+    Its keys: `notebook`, `parameters` (all of them), `status` ("ok" or "failed"), `error` (a line, or None), `seconds`,
+    `date`, `backend`, `device` (as the notebook wrote it to `device.txt`, or else the machine), `revision` (of its git
+    repository, or None), `versions`.
+    """
+    device = output / "device.txt"
+    result = {
         "notebook": source.stem,
-        "parameters": {**defaults, **parameters},
+        "parameters": parameters,
         "status": "failed" if error else "ok",
         "error": error,
         "seconds": round(time.time() - started, 1),
         "date": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
         "backend": os.environ.get("KERAS_BACKEND", "jax"),
+        "device": device.read_text(encoding="utf-8").strip() if device.is_file() else host(),
         "revision": revision(source.parent),
         "versions": versions(),
     }
-    (output / "run.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-    if error:
-        raise RuntimeError(f"{error} (see {target})")
-    say(f"{source.stem}: {record['seconds']:.0f} s. The executed notebook is {target}, its record {output / 'run.json'}.")
-    return record
+    write_whole(output / "run.json", json.dumps(result, indent=2) + "\n")
+    return result
 
 
 def find(notebook):

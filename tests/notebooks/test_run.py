@@ -79,7 +79,7 @@ def test_a_kernel_that_dies_is_a_failed_run(run, write_notebook, tmp_path):
 
 
 def test_an_interrupted_run_leaves_no_record(run, write_notebook, monkeypatch, tmp_path):
-    def interrupt(*arguments):
+    def interrupt(*arguments, **keywords):
         raise KeyboardInterrupt
 
     (tmp_path / "out").mkdir()
