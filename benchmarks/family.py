@@ -1,5 +1,7 @@
 """Every algorithm of the paper and its baselines on the bundled task, for the same number of sampled completions.
 
+All with the paper's plain estimators (`variance_reduction=False`).
+
     python benchmarks/family.py --backend jax --seeds 0 1 2
 
 Each run is a process of its own; finished ones, in the output folder, are re-used. Prints a table and writes
@@ -25,7 +27,7 @@ def algorithms():
     from keras_bond.quantiles import Learned, MonteCarlo
 
     table = {
-        "J-BOND": (JBOND, 5e-4, {"n": 4, "beta": 0.05, "eta": 0.02}),
+        "J-BOND": (JBOND, 5e-4, {"n": 4, "beta": 0.05, "eta": 0.02, "variance_reduction": False}),
         "BOND": (BOND, 5e-4, {"n": 4, "beta": 0.05, "quantiles": MonteCarlo(4)}),
         "BOND, learned quantile": (BOND, 5e-4, {"n": 4, "beta": 0.05, "quantiles": Learned()}),
         "iterative BOND": (IterativeBOND, 5e-4, {"n": 4, "beta": 0.05, "quantiles": MonteCarlo(4), "period": 25}),
