@@ -16,30 +16,27 @@ import sys
 
 from common import interval, print_table, provenance
 
-BATCH_SIZE, WIN_RATE = 64, 0.70
+WIN_RATE = 0.70
 FIGURES = ("win_rate", "kl", "frontier_efficiency", "kl_efficiency")
 COLUMNS = ("completions", "seconds", *FIGURES)
 
 
 def estimators():
-    """name: (trainer class, learning rate, settings)."""
-    from keras_bond import JBOND, Reinforce
-
+    """name: (prompts an update, learning rate, settings of J-BOND)."""
     return {
-        "J-BOND, best of 4 alone": (JBOND, 3e-4, {"n": 4, "beta": 0.05, "variance_reduction": False}),
-        "J-BOND, n = 2 of 4 samples": (JBOND, 1.5e-3, {"n": 2, "beta": 0.15, "num_anchor_samples": 4}),
-        "REINFORCE, beta_RL 0.1": (Reinforce, 3e-4, {"beta_rl": 0.1}),
+        "the best of 4 alone": (64, 3e-4, {"n": 4, "beta": 0.05, "eta": 0.02, "variance_reduction": False}),
+        "n = 2, all of 8 samples": (36, 1.8e-3, {"n": 2, "beta": 0.1, "eta": 0.035, "num_anchor_samples": 8}),
     }
 
 
 def cell(name, seed, completions, prompts, evaluations, folder):
     """One run; writes `summary.json` to `folder`."""
-    from keras_bond import presets
+    from keras_bond import JBOND, presets
     from keras_bond.experiments.align import PRESET, align, bundled_trainer
 
-    algorithm, learning_rate, settings = estimators()[name]
-    trainer = bundled_trainer(algorithm, seed, learning_rate, **settings)
-    a_step = BATCH_SIZE * (trainer.num_samples + trainer.num_anchor_samples)
+    batch_size, learning_rate, settings = estimators()[name]
+    trainer = bundled_trainer(JBOND, seed, learning_rate, **settings)
+    a_step = batch_size * (trainer.num_samples + trainer.num_anchor_samples)
     steps = completions // a_step
     folder.mkdir(parents=True, exist_ok=True)
     run = align(
@@ -48,7 +45,7 @@ def cell(name, seed, completions, prompts, evaluations, folder):
         presets.prompts(PRESET, "test")[:prompts],
         steps=steps,
         log=folder / "metrics.csv",
-        batch_size=BATCH_SIZE,
+        batch_size=batch_size,
         seed=seed,
         evaluations=evaluations,
         verbose=0,
@@ -62,7 +59,14 @@ def cell(name, seed, completions, prompts, evaluations, folder):
         }
         for step, evaluation in run.path
     ]
-    summary = {"estimator": name, "seed": seed, "learning_rate": learning_rate, "path": path}
+    summary = {
+        "estimator": name,
+        "seed": seed,
+        "batch_size": batch_size,
+        "learning_rate": learning_rate,
+        **settings,
+        "path": path,
+    }
     (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
 
 

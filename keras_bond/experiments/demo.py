@@ -16,7 +16,7 @@ from keras_bond.experiments.provenance import versions
 from keras_bond.trainers import JBOND
 
 BATCH_SIZE = 64
-SETTINGS = {"n": 4, "beta": 0.05, "eta": 0.02, "gamma": 0.0}
+SETTINGS = {"n": 4, "beta": 0.05, "eta": 0.02, "gamma": 0.0, "variance_reduction": False}
 OPTIMIZER = {"learning_rate": 3e-4, "momentum": 0.9, "clip_norm": 20.0, "warmup_steps": 10}
 SHOWN = 6
 
