@@ -290,7 +290,7 @@ class AlignmentTrainer(StateSaving, BackendTrainer, keras.Model):
         ids = ops.concatenate([t.completion_ids, t.contender_ids])
         mask = ops.concatenate([t.completion_mask, t.contender_mask])
         logits = rollout.completion_logits(prompt_ids, prompt_mask, ids)
-        rows = t.completion_ids.shape[0]
+        rows = ops.shape(t.completion_ids)[0]  # TensorFlow relaxes it where batches differ in size
         by_prompt = (-1, max(contenders, 1))
         log_prob = sequence_log_prob(token_log_probs(logits, ids, rollout.temperature), mask)
         contender_kl = None
