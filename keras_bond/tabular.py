@@ -20,12 +20,20 @@ import numpy as np
 from keras import ops
 
 from keras_bond.anchors import EMAAnchor, FrozenAnchor, PeriodicAnchor
-from keras_bond.ops import expected_jbond_reward, frontier_efficiency
-from keras_bond.rollout import Trajectory
+from keras_bond.ops import best_of_n_weights, expected_jbond_reward, frontier_efficiency
+from keras_bond.rollout import Scores, Trajectory
 from keras_bond.trainers import JBOND, BestOfNSFT, IterativeBOND, Reinforce
 from keras_bond.trainers.backend import gradient
 
-SETTINGS = {"n": 2, "beta": 0.5, "exact_ties": True, "gamma": 0.0, "beta_rl": 0.1, "num_samples": 1}
+SETTINGS = {
+    "n": 2,
+    "beta": 0.5,
+    "exact_ties": True,
+    "gamma": 0.0,
+    "beta_rl": 0.1,
+    "num_samples": 1,
+    "num_anchor_samples": None,
+}
 _ANCHORS = {JBOND: lambda eta=0.02: EMAAnchor(eta), IterativeBOND: lambda period=1000: PeriodicAnchor(period)}
 
 
@@ -120,7 +128,8 @@ def sampled_gradient(algorithm, logits, anchor_logits, rewards, batch_size, rng,
     Quantiles are exact, so that the estimate is unbiased for `expected_gradient`.
 
     Args:
-        algorithm, logits, anchor_logits, rewards, **settings: see `expected_gradient`; `num_samples` of the policy a prompt.
+        algorithm, logits, anchor_logits, rewards, **settings: see `expected_gradient`; and, per prompt, `num_samples` of the
+            policy and `num_anchor_samples`, n by default.
         batch_size: prompts.
         rng: `numpy.random.Generator`.
 
@@ -132,14 +141,14 @@ def sampled_gradient(algorithm, logits, anchor_logits, rewards, batch_size, rng,
     log_pi, log_anchor = _log_softmax(logits), _log_softmax(anchor_logits)
     count, rewards = len(rewards), np.asarray(rewards)
     y = rng.choice(count, batch_size * s.num_samples, p=np.exp(log_pi))
-    anchor = rng.choice(count, (batch_size, s.n), p=np.exp(log_anchor))
-    best = anchor[np.arange(batch_size), np.argmax(rewards[anchor], axis=1)]
+    anchor = rng.choice(count, (batch_size, s.num_anchor_samples or s.n), p=np.exp(log_anchor))
     p_less, p_less_equal = quantiles(np.exp(log_anchor), rewards)
     trajectory = Trajectory(
         *[None] * 6,
         *(
             ops.convert_to_tensor(x.astype("float32"))
             for x in (
+                ops.convert_to_numpy(best_of_n_weights(rewards[anchor], s.n)),
                 rewards[y],
                 np.repeat(rewards[anchor], s.num_samples, axis=0),
                 log_anchor[y],
@@ -152,8 +161,12 @@ def sampled_gradient(algorithm, logits, anchor_logits, rewards, batch_size, rng,
 
     def loss(logits):
         log_probs = ops.log_softmax(logits)
-        chosen = (ops.take(log_probs, indices.astype("int32")) for indices in (y, best))
-        return algorithm.objective(s, *chosen, trajectory)[0]
+        log_prob, contender_log_prob = (ops.take(log_probs, indices.astype("int32")) for indices in (y, anchor))
+        anchor_kl = ops.sum(
+            ops.convert_to_tensor(np.exp(log_anchor).astype("float32")) * (log_anchor.astype("float32") - log_probs)
+        )
+        scores = Scores(log_prob, contender_log_prob, ops.broadcast_to(anchor_kl, anchor.shape[:1]))
+        return algorithm.objective(s, scores, trajectory)[0]
 
     return ops.convert_to_numpy(gradient(loss, ops.convert_to_tensor(np.asarray(logits, "float32")))).astype("float64")
 

@@ -1,6 +1,6 @@
 """Held-out evaluation: win rate, KL and efficiency against the reference, with intervals."""
 
-from keras_bond.evaluation.best_of_n import best_of_n_points, best_of_n_weights
+from keras_bond.evaluation.best_of_n import best_of_n_points
 from keras_bond.evaluation.calibration import CalibrationBin, calibration
 from keras_bond.evaluation.estimates import UNITS, Estimate, distinct_n
 from keras_bond.evaluation.evaluate import Evaluator, evaluate
@@ -14,7 +14,6 @@ __all__ = [
     "Evaluator",
     "Samples",
     "best_of_n_points",
-    "best_of_n_weights",
     "calibration",
     "distinct_n",
     "evaluate",

@@ -1,46 +1,9 @@
 """What Best-of-N sampling itself reaches, and how far a policy is from it, read off samples of the reference."""
 
-import math
-
 import numpy as np
 from keras import ops
 
-from keras_bond.ops import best_of_n_kl, best_of_n_log_ratio, monte_carlo_quantiles
-
-
-def best_of_n_weights(rewards, n):
-    """The chance of each of k samples to be the best of n of them, drawn at random without replacement; ties share it.
-
-        w_i = [C(l_i + e_i, n) - C(l_i, n)] / [e_i C(k, n)],    l_i = #{j: r_j < r_i},  e_i = #{j: r_j = r_i}
-
-    So sum_i w_i f(y_i) is the mean of f over the best of every choice of n samples: a U-statistic, the unbiased estimate of
-    least variance of E[f(y)] under Best-of-n. The weights of a prompt sum to 1.
-
-    Args:
-        rewards: (P, k) array.
-        n: an integer from 1 to k.
-
-    Returns:
-        (P, k), float64.
-
-    Raises:
-        ValueError: if `n` is out of range.
-
-    Example:
-
-    >>> best_of_n_weights([[0.0, 2.0, 1.0, 1.0]], n=2).round(4).tolist()
-    [[0.0, 0.5, 0.25, 0.25]]
-
-    Source: Hoeffding, "A Class of Statistics with Asymptotically Normal Distribution", 1948; the form is ours.
-    """
-    rewards = np.asarray(rewards)
-    k = rewards.shape[1]
-    if not isinstance(n, int) or not 1 <= n <= k:
-        raise ValueError(f"`n` must be an integer from 1 to {k}, the samples per prompt. Received: n={n!r}")
-    below = (rewards[:, None, :] < rewards[:, :, None]).sum(2)
-    up_to = (rewards[:, None, :] <= rewards[:, :, None]).sum(2)
-    all_among = np.array([math.comb(i, n) / math.comb(k, n) for i in range(k + 1)])  # the n among the i least of k
-    return (all_among[up_to] - all_among[below]) / (up_to - below)
+from keras_bond.ops import best_of_n_kl, best_of_n_log_ratio, best_of_n_weights, monte_carlo_quantiles
 
 
 def best_of_n_points(rewards, ns=(2, 4)):
@@ -71,8 +34,8 @@ def best_of_n_points(rewards, ns=(2, 4)):
         wins = []
         for j in range(rewards.shape[1]):  # the opponent of the best of n of the others
             one, others = rewards[:, [j]], np.delete(rewards, j, axis=1)
-            wins.append(np.mean(np.sum(best_of_n_weights(others, n) * ((others > one) + 0.5 * (others == one)), axis=1)))
-        reward = np.mean(np.sum(best_of_n_weights(rewards, n) * rewards, axis=1))
+            wins.append(np.mean(np.sum(_weights(others, n) * ((others > one) + 0.5 * (others == one)), axis=1)))
+        reward = np.mean(np.sum(_weights(rewards, n) * rewards, axis=1))
         points.append({"n": n, "win_rate": float(np.mean(wins)), "reward": float(reward), "kl": best_of_n_kl(n)})
     return points
 
@@ -92,7 +55,7 @@ def forward_kl(reference, n):
 
         sum_i w_i [ log pi_BoN(y_i)/pi_ref(y_i) + log pi_ref(y_i) - log pi(y_i) ]
 
-    with w of `best_of_n_weights`; a sample's quantiles are those among all k, itself one of its equals.
+    with w of `ops.best_of_n_weights`; a sample's quantiles are those among all k, itself one of its equals.
 
     Args:
         reference: `Samples` of the reference, their `log_probs` under the policy included.
@@ -104,7 +67,7 @@ def forward_kl(reference, n):
     Source: BOND, section 4 and figure 2 (32 samples); the weights are ours.
     """
     log_ratio = _log_ratio(reference.rewards, reference.rewards, n) + reference.reference_log_probs - reference.log_probs
-    return np.sum(best_of_n_weights(reference.rewards, n) * log_ratio, axis=1)
+    return np.sum(_weights(reference.rewards, n) * log_ratio, axis=1)
 
 
 def backward_kl(samples, reference, n):
@@ -126,6 +89,10 @@ def backward_kl(samples, reference, n):
     Source: BOND, section 4 and figure 2 (32 samples).
     """
     return np.mean(samples.kl - _log_ratio(samples.rewards, reference.rewards, n, smoothing=1.0), axis=1)
+
+
+def _weights(rewards, n):
+    return ops.convert_to_numpy(best_of_n_weights(rewards, n))
 
 
 def _log_ratio(rewards, reference_rewards, n, smoothing=0.0):

@@ -4,6 +4,7 @@ from keras_bond.ops.best_of_n import (
     best_of_n_kl,
     best_of_n_log_ratio,
     best_of_n_mean_log_quantile,
+    best_of_n_weights,
     best_of_n_win_rate,
 )
 from keras_bond.ops.divergences import backward_kl_loss, forward_kl_loss, jeffreys_loss, kl_loss
@@ -23,6 +24,7 @@ __all__ = [
     "best_of_n_kl",
     "best_of_n_log_ratio",
     "best_of_n_mean_log_quantile",
+    "best_of_n_weights",
     "best_of_n_win_rate",
     "bond_reward",
     "completion_mask",

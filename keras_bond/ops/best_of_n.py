@@ -68,3 +68,39 @@ def best_of_n_mean_log_quantile(n):
     """
     check_n(n)
     return -1 / n
+
+
+def best_of_n_weights(rewards, n):
+    """The chance of each of k samples to be the best of n of them, drawn at random without replacement; ties share it.
+
+        w_i = [C(l_i + e_i, n) - C(l_i, n)] / [e_i C(k, n)],    l_i = #{j: r_j < r_i},  e_i = #{j: r_j = r_i}
+
+    So sum_i w_i f(y_i) is the mean of f over the best of every choice of n samples: a U-statistic, the unbiased estimate of
+    least variance of E[f(y)] under Best-of-n. The weights of a prompt sum to 1.
+
+    Args:
+        rewards: (B, k).
+        n: an integer from 1 to k.
+
+    Returns:
+        (B, k), float32.
+
+    Raises:
+        ValueError: if `n` is out of range.
+
+    Example:
+
+    >>> best_of_n_weights([[0.0, 2.0, 1.0, 1.0]], n=2).tolist()
+    [[0.0, 0.5, 0.25, 0.25]]
+
+    Source: Hoeffding, "A Class of Statistics with Asymptotically Normal Distribution", 1948; the form is ours.
+    """
+    rewards = as_float(rewards)
+    k = rewards.shape[1]
+    if not isinstance(n, int) or not 1 <= n <= k:
+        raise ValueError(f"`n` must be an integer from 1 to {k}, the samples per prompt. Received: n={n!r}")
+    one, others = ops.expand_dims(rewards, 2), ops.expand_dims(rewards, 1)
+    below = ops.sum(ops.cast(others < one, "int32"), axis=2)
+    up_to = ops.sum(ops.cast(others <= one, "int32"), axis=2)
+    all_among = as_float([math.comb(i, n) / math.comb(k, n) for i in range(k + 1)])  # the n among the i least of k
+    return (ops.take(all_among, up_to) - ops.take(all_among, below)) / as_float(up_to - below)

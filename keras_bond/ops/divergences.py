@@ -6,13 +6,23 @@ from keras_bond.ops._checks import as_float
 from keras_bond.ops.policy_gradient import reinforce_loss
 
 
-def forward_kl_loss(best_log_prob):
+def forward_kl_loss(log_prob, weights=None, anchor_kl=None):
     """Loss with the gradient of KL(pi_BoN || pi): the negative log-likelihood of Best-of-n samples.
 
-        grad = -E_{y ~ pi_BoN} grad log pi(y)
+        grad = -E_{y ~ pi_BoN} grad log pi(y)  ~  -sum_i w_i grad log pi(y_i)
+
+    Weights are 1 for the best of n anchor samples, or, with less variance, `best_of_n_weights` for all k of them. Of these,
+    the mean 1/k carries no reward; its part has the expectation grad KL(pi_a || pi), which is known exactly per token and
+    has no variance at all where policy and anchor agree. Given `anchor_kl`, the estimator is (ours)
+
+        -sum_i (w_i - 1/k) grad log pi(y_i)  +  grad sum_t KL( pi_a(. | x, y_<t) || pi(. | x, y_<t) )
+
+    with y one of the y_i, which one may not depend on the rewards.
 
     Args:
-        best_log_prob: (B,), log pi of the best of n anchor samples of each prompt.
+        log_prob: (B,), log pi of the best of n anchor samples of each prompt; or (B, k), of k anchor samples.
+        weights: (B, k), each one's chance to be the best of n, or `None` for (B,).
+        anchor_kl: (B,), KL(pi_a || pi) along an anchor sample of each prompt, differentiable (`sequence_kl`), or `None`.
 
     Returns:
         Scalar.
@@ -24,7 +34,13 @@ def forward_kl_loss(best_log_prob):
 
     Source: BOND, equation 9.
     """
-    return -ops.mean(as_float(best_log_prob))
+    log_prob = as_float(log_prob)
+    if weights is None:
+        return -ops.mean(log_prob)
+    weights = as_float(weights)
+    if anchor_kl is None:
+        return -ops.mean(ops.sum(weights * log_prob, axis=1))
+    return -ops.mean(ops.sum((weights - 1 / weights.shape[1]) * log_prob, axis=1)) + ops.mean(as_float(anchor_kl))
 
 
 def backward_kl_loss(log_prob, anchor_log_prob, bond_reward, n):

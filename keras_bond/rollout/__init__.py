@@ -3,6 +3,6 @@
 from keras_bond.rollout.functional import Program, Weights, using, weights_of
 from keras_bond.rollout.prompts import PromptTable
 from keras_bond.rollout.rollout import Completions, Rollout
-from keras_bond.rollout.trajectory import Trajectory
+from keras_bond.rollout.trajectory import Scores, Trajectory
 
-__all__ = ["Completions", "Program", "PromptTable", "Rollout", "Trajectory", "Weights", "using", "weights_of"]
+__all__ = ["Completions", "Program", "PromptTable", "Rollout", "Scores", "Trajectory", "Weights", "using", "weights_of"]

@@ -6,8 +6,9 @@ from typing import Any, NamedTuple
 class Trajectory(NamedTuple):
     """Samples of policy and anchor for a batch of B prompts, with everything that an update needs.
 
-    P is the width of the left-padded prompts, T the completion budget, m the number of policy samples per prompt, n that of
-    anchor samples. The policy's samples stand in R = B m rows, the m samples of a prompt next to each other.
+    P is the width of the left-padded prompts, T the completion budget, m the number of policy samples per prompt, k that of
+    anchor samples. The policy's samples stand in R = B m rows, the m samples of a prompt next to each other; likewise in
+    B C rows the C anchor samples a prompt that may be imitated.
     """
 
     prompt_ids: Any
@@ -18,14 +19,16 @@ class Trajectory(NamedTuple):
     """(R, T) int32, the policy's samples y ~ pi."""
     completion_mask: Any
     """(R, T) bool, true up to and including the stop token."""
-    best_ids: Any
-    """(B, T) int32, the best anchor sample of each prompt; (0, T) where the algorithm draws none."""
-    best_mask: Any
-    """(B, T) or (0, T) bool."""
+    contender_ids: Any
+    """(B C, T) int32, anchor samples: all k of each prompt, or the best of n alone (C = 1); C = 0 where none are drawn."""
+    contender_mask: Any
+    """(B C, T) bool."""
+    contender_weights: Any
+    """(B, C) float32, each one's chance to be the best of n; the C of a prompt sum to 1."""
     reward: Any
     """(R,) float32, r(x, y)."""
     anchor_rewards: Any
-    """(R, n) float32, r(x, y_i) for the y_i ~ pi_a of the row's prompt."""
+    """(R, k) float32, r(x, y_i) for the y_i ~ pi_a of the row's prompt."""
     anchor_log_prob: Any
     """(R,) float32, log pi_a(y | x) of the policy's samples, in nats."""
     reference_log_prob: Any
@@ -34,3 +37,14 @@ class Trajectory(NamedTuple):
     """(R,) float32, estimate of P[r(x, y') < r(x, y)] for y' ~ pi_a; `None` where the algorithm asks for no quantiles."""
     p_less_equal: Any = None
     """(R,) float32, estimate of P[r(x, y') <= r(x, y)]."""
+
+
+class Scores(NamedTuple):
+    """What the policy says of a trajectory: differentiable, in nats."""
+
+    log_prob: Any
+    """(R,) float32, log pi(y | x) of the policy's samples."""
+    contender_log_prob: Any
+    """(B, C) float32, log pi(y_i | x) of the contenders."""
+    contender_kl: Any = None
+    """(B,) float32, KL(pi_a || pi) along the first of each prompt's, exact per token; `None` for the plain estimator."""

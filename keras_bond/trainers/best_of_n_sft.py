@@ -34,8 +34,8 @@ class BestOfNSFT(AlignmentTrainer):
         super().__init__(policy, reward, anchor=FrozenAnchor(), num_anchor_samples=n, **kwargs)
         self.n = n
 
-    def objective(self, log_prob, best_log_prob, trajectory):
-        forward = forward_kl_loss(best_log_prob)
+    def objective(self, scores, trajectory):
+        forward = forward_kl_loss(scores.contender_log_prob, trajectory.contender_weights, scores.contender_kl)
         return forward, {"forward_loss": forward}
 
     def get_config(self):

@@ -78,10 +78,10 @@ class BOND(AlignmentTrainer):
     def observe(self, trajectory):
         self.quantiles.observe(trajectory)
 
-    def objective(self, log_prob, best_log_prob, trajectory):
+    def objective(self, scores, trajectory):
         reward = bond_reward(trajectory.p_less_equal, *((trajectory.p_less, self.n) if self.exact_ties else ()))
-        forward = forward_kl_loss(best_log_prob)
-        backward = backward_kl_loss(log_prob, trajectory.anchor_log_prob, reward, self.n)
+        forward = forward_kl_loss(scores.contender_log_prob, trajectory.contender_weights, scores.contender_kl)
+        backward = backward_kl_loss(scores.log_prob, trajectory.anchor_log_prob, reward, self.n)
         return jeffreys_loss(forward, backward, self.beta), {
             "forward_loss": forward,
             "backward_loss": backward,

@@ -5,7 +5,7 @@ from keras import ops
 
 from keras_bond._checks import check_at_least, check_not_negative, check_share
 from keras_bond.anchors import EMAAnchor
-from keras_bond.ops import backward_kl_loss, forward_kl_loss, jbond_reward, jeffreys_loss, kl_loss
+from keras_bond.ops import backward_kl_loss, expected_jbond_reward, forward_kl_loss, jbond_reward, jeffreys_loss, kl_loss
 from keras_bond.trainers.trainer import AlignmentTrainer
 
 
@@ -30,6 +30,10 @@ class JBOND(AlignmentTrainer):
         beta: in [0, 1]: 1 is the backward KL alone, 0 the forward KL alone.
         eta: in (0, 1]: how fast the anchor follows.
         gamma: >= 0: weight of KL(pi || pi_a), which slows the policy down.
+        num_anchor_samples: k, at least n; n by default. Every choice of n of the k samples counts: the same objective, and
+            less noise for every sample more (ours).
+        variance_reduction: whether all k count in the forward term, and its part without reward is an exact KL, see
+            `ops.forward_kl_loss` (ours); `False` is the paper's estimator, the best of the first n alone.
 
     Raises:
         ValueError: if an argument is out of range; the message names it.
@@ -47,25 +51,40 @@ class JBOND(AlignmentTrainer):
 
     parts = ("forward_loss", "backward_loss", "regularizer", "penalised")
 
-    def __init__(self, policy, reward, n=2, beta=0.5, eta=0.02, gamma=0.0, **kwargs):
+    def __init__(
+        self,
+        policy,
+        reward,
+        n=2,
+        beta=0.5,
+        eta=0.02,
+        gamma=0.0,
+        num_anchor_samples=None,
+        variance_reduction=True,
+        **kwargs,
+    ):
         check_at_least(2, n=n)
+        num_anchor_samples = n if num_anchor_samples is None else num_anchor_samples
+        check_at_least(n, num_anchor_samples=num_anchor_samples)
         check_share(beta=beta)
         check_not_negative(gamma=gamma)
-        super().__init__(policy, reward, anchor=EMAAnchor(eta), num_anchor_samples=n, **kwargs)
+        samples = {"num_anchor_samples": num_anchor_samples, "num_best_of": n, "variance_reduction": variance_reduction}
+        super().__init__(policy, reward, anchor=EMAAnchor(eta), **samples, **kwargs)
         self.n, self.beta, self.eta, self.gamma = n, beta, eta, gamma
 
-    def objective(self, log_prob, best_log_prob, trajectory):
-        reward = jbond_reward(trajectory.reward, trajectory.anchor_rewards)
-        forward = forward_kl_loss(best_log_prob)
-        backward = backward_kl_loss(log_prob, trajectory.anchor_log_prob, reward, self.n)
-        regularizer = kl_loss(log_prob, trajectory.anchor_log_prob)
+    def objective(self, scores, trajectory):
+        reward = jbond_reward(trajectory.reward, trajectory.anchor_rewards, self.n)
+        forward = forward_kl_loss(scores.contender_log_prob, trajectory.contender_weights, scores.contender_kl)
+        backward = backward_kl_loss(scores.log_prob, trajectory.anchor_log_prob, reward, self.n)
+        regularizer = kl_loss(scores.log_prob, trajectory.anchor_log_prob)
         return jeffreys_loss(forward, backward, self.beta) + self.gamma * regularizer, {
             "forward_loss": forward,
             "backward_loss": backward,
             "regularizer": regularizer,
-            "penalised": ops.mean(ops.cast(reward < 0, "float32")),
+            "penalised": ops.mean(reward) / expected_jbond_reward(0.0, self.n),
         }
 
     def get_config(self):
         config = {"n": self.n, "beta": self.beta, "eta": self.eta, "gamma": self.gamma}
+        config["num_anchor_samples"] = self.num_anchor_samples
         return {**super().get_config(), **config}

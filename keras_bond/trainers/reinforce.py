@@ -40,11 +40,11 @@ class Reinforce(AlignmentTrainer):
         super().__init__(policy, reward, anchor=FrozenAnchor(), num_anchor_samples=0, num_samples=num_samples, **kwargs)
         self.beta_rl = beta_rl
 
-    def objective(self, log_prob, best_log_prob, trajectory):
-        log_ratio = ops.stop_gradient(log_prob) - trajectory.reference_log_prob
+    def objective(self, scores, trajectory):
+        log_ratio = ops.stop_gradient(scores.log_prob) - trajectory.reference_log_prob
         returns = trajectory.reward - self.beta_rl * log_ratio
         by_prompt = (-1, self.num_samples)
-        return reinforce_loss(ops.reshape(log_prob, by_prompt), ops.reshape(returns, by_prompt)), {
+        return reinforce_loss(ops.reshape(scores.log_prob, by_prompt), ops.reshape(returns, by_prompt)), {
             "return": ops.mean(returns)
         }
 

@@ -15,9 +15,9 @@ from keras import ops
 
 from keras_bond._checks import check_at_least
 from keras_bond.anchors import FrozenAnchor
-from keras_bond.ops import sequence_log_prob, win_rate
+from keras_bond.ops import best_of_n_weights, sequence_kl, sequence_log_prob, token_log_probs, win_rate
 from keras_bond.rewards import call_reward, check_reward
-from keras_bond.rollout import Completions, PromptTable, Rollout, Trajectory, Weights, weights_of
+from keras_bond.rollout import Completions, PromptTable, Rollout, Scores, Trajectory, Weights, using, weights_of
 from keras_bond.trainers.backend import BackendTrainer
 from keras_bond.trainers.progress import ProgressBar
 from keras_bond.trainers.saving import StateSaving
@@ -45,7 +45,7 @@ class Draw(NamedTuple):
     policy_uniforms: Any
     """(B, m, T), one number per token of the policy's samples."""
     anchor_uniforms: Any
-    """(B, n, T), one number per token of the anchor's samples."""
+    """(B, k, T), one number per token of the anchor's samples."""
 
 
 class AlignmentTrainer(StateSaving, BackendTrainer, keras.Model):
@@ -55,8 +55,11 @@ class AlignmentTrainer(StateSaving, BackendTrainer, keras.Model):
         policy: a KerasHub `CausalLM` with a Gemma, Gemma 2 or Gemma 3 text backbone. It is trained in place.
         reward: `f(prompts, completions, **columns) -> B floats`, or a `keras_bond.rewards.Reward`.
         anchor: a `keras_bond.anchors.Anchor`. A `FrozenAnchor` is the reference itself, and is held once.
-        num_anchor_samples: n, samples of the anchor per prompt, y_1 ... y_n; may be 0.
-        num_best_of: the first so many of them are those whose best is y_best; all by default.
+        num_anchor_samples: k, samples of the anchor per prompt, y_1 ... y_k; may be 0.
+        num_best_of: n, at most k: the Best-of-n that is imitated; k by default.
+        variance_reduction: whether the forward term weighs all k anchor samples by their chance to be the best of n of them,
+            and has its part without reward as an exact KL: see `ops.forward_kl_loss` (ours). An update is then on k anchor
+            samples a prompt. `False` is the paper's estimator, the best of the first n alone: cheaper and noisier.
         num_samples: m, samples of the policy per prompt.
         max_prompt_length: tokens, start token included; longer prompts are refused.
         max_completion_length: tokens, stop token included.
@@ -86,6 +89,7 @@ class AlignmentTrainer(StateSaving, BackendTrainer, keras.Model):
         anchor,
         num_anchor_samples,
         num_best_of=None,
+        variance_reduction=False,
         num_samples=1,
         max_prompt_length=64,
         max_completion_length=32,
@@ -112,6 +116,7 @@ class AlignmentTrainer(StateSaving, BackendTrainer, keras.Model):
         self.anchor = anchor
         self.num_samples, self.num_anchor_samples = num_samples, num_anchor_samples
         self.num_best_of = num_best_of or num_anchor_samples
+        self.variance_reduction = variance_reduction
         self.seed = seed
         self.anchor.follow(policy.trainable_variables)
         self.reference = anchor
@@ -132,12 +137,11 @@ class AlignmentTrainer(StateSaving, BackendTrainer, keras.Model):
 
     # What a subclass states.
 
-    def objective(self, log_prob, best_log_prob, trajectory):
+    def objective(self, scores, trajectory):
         """The loss of one update and its parts.
 
         Args:
-            log_prob: (R,), log pi(y | x) of the policy's samples, differentiable.
-            best_log_prob: (B,), log pi(y_best | x) of the best anchor samples, differentiable.
+            scores: `Scores`, what the policy says of the trajectory.
             trajectory: `Trajectory`.
 
         Returns:
@@ -163,7 +167,7 @@ class AlignmentTrainer(StateSaving, BackendTrainer, keras.Model):
         )
 
     def collect(self, rows, draw):
-        """Sample y from the policy and y_1 ... y_n from the anchor for these rows of the prompts; score and compare.
+        """Sample y from the policy and y_1 ... y_k from the anchor for these rows of the prompts; score and compare.
 
         Args:
             rows: (B,) row numbers of the table in `fit`.
@@ -172,17 +176,17 @@ class AlignmentTrainer(StateSaving, BackendTrainer, keras.Model):
         Returns:
             `Trajectory`.
         """
-        rollout, m, n = self.rollout, self.num_samples, self.num_anchor_samples
+        rollout, m, k = self.rollout, self.num_samples, self.num_anchor_samples
         rows = ops.convert_to_numpy(rows)
         prompt_ids, prompt_mask = rollout.pad([self._encoded[i] for i in rows], self._width)
 
-        def sample(weights, uniforms):  # a row per prompt in each call: one program for policy and anchor, whatever m and n
+        def sample(weights, uniforms):  # a row per prompt in each call: one program for policy and anchor, whatever m and k
             drawn = [rollout.sample(weights, prompt_ids, prompt_mask, uniforms[:, i]) for i in range(uniforms.shape[1])]
             fields = (ops.stack(field, axis=1) for field in zip(*drawn, strict=True))  # a prompt's samples side by side
             return Completions(*(ops.reshape(field, (-1, uniforms.shape[2])) for field in fields))
 
         y = sample(draw.policy, draw.policy_uniforms)
-        contenders = sample(draw.anchor, draw.anchor_uniforms) if n else y
+        anchor_samples = sample(draw.anchor, draw.anchor_uniforms) if k else y
 
         def log_prob(weights):
             ids, mask = (np.repeat(field, m, axis=0) for field in (prompt_ids, prompt_mask))
@@ -192,20 +196,24 @@ class AlignmentTrainer(StateSaving, BackendTrainer, keras.Model):
         anchor_log_prob = log_prob(draw.anchor)
         reference_log_prob = anchor_log_prob if self.reference is self.anchor else log_prob(draw.reference)
 
-        prompts, columns = self._table.rows(np.concatenate([np.repeat(rows, m), np.repeat(rows, n)]))
-        texts = rollout.decode(y) + (rollout.decode(contenders) if n else [])
+        prompts, columns = self._table.rows(np.concatenate([np.repeat(rows, m), np.repeat(rows, k)]))
+        texts = rollout.decode(y) + (rollout.decode(anchor_samples) if k else [])
         reward, anchor_rewards = np.split(call_reward(self.reward, prompts, texts, columns), [m * len(rows)])
-        anchor_rewards = anchor_rewards.reshape(len(rows), n)
-        best = np.arange(0)
-        if n:
-            best = n * np.arange(len(rows)) + np.argmax(anchor_rewards[:, : self.num_best_of], axis=1)
+        anchor_rewards = anchor_rewards.reshape(len(rows), k)
+        if self.variance_reduction or not k:
+            contenders = np.arange(anchor_rewards.size)
+            weights = best_of_n_weights(anchor_rewards, self.num_best_of) if k else anchor_rewards
+        else:
+            contenders = k * np.arange(len(rows)) + np.argmax(anchor_rewards[:, : self.num_best_of], axis=1)
+            weights = np.ones((len(rows), 1), "float32")
         return Trajectory(
             prompt_ids=prompt_ids,
             prompt_mask=prompt_mask,
             completion_ids=y.token_ids,
             completion_mask=y.mask,
-            best_ids=ops.convert_to_numpy(contenders.token_ids)[best],
-            best_mask=ops.convert_to_numpy(contenders.mask)[best],
+            contender_ids=ops.convert_to_numpy(anchor_samples.token_ids)[contenders],
+            contender_mask=ops.convert_to_numpy(anchor_samples.mask)[contenders],
+            contender_weights=weights,
             reward=reward,
             anchor_rewards=np.repeat(anchor_rewards, m, axis=0),
             anchor_log_prob=anchor_log_prob,
@@ -246,17 +254,11 @@ class AlignmentTrainer(StateSaving, BackendTrainer, keras.Model):
     # The update.
 
     def loss_and_logs(self, trajectory):
-        """(loss, logs) of a trajectory under the present weights: one policy forward pass for y and y_best together."""
+        """(loss, logs) of a trajectory under the present weights."""
         t = Trajectory(*(field if field is None else ops.convert_to_tensor(field) for field in trajectory))
-        (rows, _), (winners, _) = t.completion_ids.shape, t.best_ids.shape
-        prompt_ids, prompt_mask = (
-            ops.concatenate([ops.repeat(field, self.num_samples, axis=0), field[:winners]])
-            for field in (t.prompt_ids, t.prompt_mask)
-        )
-        log_probs = self.rollout.token_log_probs(prompt_ids, prompt_mask, ops.concatenate([t.completion_ids, t.best_ids]))
-        log_prob = sequence_log_prob(log_probs, ops.concatenate([t.completion_mask, t.best_mask]))
-        log_prob, best_log_prob = log_prob[:rows], log_prob[rows:]
-        loss, logs = self.objective(log_prob, best_log_prob, t)
+        scores = self.scores(t)
+        loss, logs = self.objective(scores, t)
+        log_prob = scores.log_prob
 
         last_is_stop = sum(ops.cast(ops.equal(t.completion_ids[:, -1], s), "int32") for s in self.rollout.stop_token_ids)
         full = ops.logical_and(t.completion_mask[:, -1], ops.equal(last_is_stop, 0))
@@ -277,6 +279,27 @@ class AlignmentTrainer(StateSaving, BackendTrainer, keras.Model):
                 "tie_rate": ops.mean(ops.cast(ties, "float32")),
             }
         return loss, logs
+
+    def scores(self, t):
+        """`Scores` of a `Trajectory`: one forward pass of the policy for its own samples and the contenders together."""
+        rollout, contenders = self.rollout, t.contender_weights.shape[1]
+        prompt_ids, prompt_mask = (
+            ops.concatenate([ops.repeat(field, self.num_samples, axis=0), ops.repeat(field, contenders, axis=0)])
+            for field in (t.prompt_ids, t.prompt_mask)
+        )
+        ids = ops.concatenate([t.completion_ids, t.contender_ids])
+        mask = ops.concatenate([t.completion_mask, t.contender_mask])
+        logits = rollout.completion_logits(prompt_ids, prompt_mask, ids)
+        rows = t.completion_ids.shape[0]
+        by_prompt = (-1, max(contenders, 1))
+        log_prob = sequence_log_prob(token_log_probs(logits, ids, rollout.temperature), mask)
+        contender_kl = None
+        if self.variance_reduction and contenders:
+            first_ids, first_mask = t.contender_ids[::contenders], t.contender_mask[::contenders]
+            with using(self.policy, weights_of(self.policy, [s.value for s in self.anchor.shadows])):
+                anchor_logits = ops.stop_gradient(rollout.completion_logits(t.prompt_ids, t.prompt_mask, first_ids))
+            contender_kl = sequence_kl(anchor_logits, logits[rows::contenders], first_mask, rollout.temperature)
+        return Scores(log_prob[:rows], ops.reshape(log_prob[rows:], by_prompt), contender_kl)
 
     def finish_update(self, logs, gradients, scale, updates_before):
         """After the optimizer's step, in the same compiled program: move the anchor, keep the books; returns the logs."""
@@ -402,6 +425,7 @@ class AlignmentTrainer(StateSaving, BackendTrainer, keras.Model):
             "policy": keras.saving.serialize_keras_object(self.policy),
             "reward": keras.saving.serialize_keras_object(self.reward),
             "num_samples": self.num_samples,
+            "variance_reduction": self.variance_reduction,
             "max_prompt_length": self.rollout.max_prompt_length,
             "max_completion_length": self.rollout.max_completion_length,
             "temperature": self.rollout.temperature,

@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 from keras import ops
 
-from keras_bond.ops import backward_kl_loss, bond_reward, forward_kl_loss, jeffreys_loss, kl_loss
+from keras_bond.ops import (
+    backward_kl_loss,
+    best_of_n_weights,
+    bond_reward,
+    forward_kl_loss,
+    jeffreys_loss,
+    kl_loss,
+)
 
 REWARDS = np.array([1.0, 0.0, 1.0, 3.0, 2.0])
 POLICY_LOGITS = np.array([0.4, -0.3, 0.9, -1.0, 0.2])
@@ -55,6 +62,45 @@ def test_forward_loss_descends_the_kl_from_best_of_n(n, gradient, best_of_n):
         return sum(best[y] * forward_kl_loss(log_prob[y : y + 1]) for y in range(len(best)))
 
     np.testing.assert_allclose(gradient(expected, POLICY_LOGITS), exact, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("exact_kl", [False, True])
+@pytest.mark.parametrize(("n", "k"), [(2, 2), (2, 4), (3, 4)])
+def test_forward_loss_of_all_anchor_samples_is_unbiased(n, k, exact_kl, gradient, best_of_n):
+    """The exact mean over all k-tuples of anchor samples, each counted by its chance to be the best of n of them."""
+    exact = central_difference(lambda x: kl(best_of_n(ANCHOR, REWARDS, n), softmax(x)), POLICY_LOGITS)
+    tuples = np.array(list(itertools.product(range(5), repeat=k)), "int32")
+    probability = ops.convert_to_tensor(np.prod(ANCHOR[tuples], axis=1).astype("float32"))
+    weights = best_of_n_weights(REWARDS[tuples], n)
+
+    def expected(x):
+        log_prob = ops.log_softmax(x)
+        anchor_kl = ops.sum(ANCHOR.astype("float32") * (np.log(ANCHOR).astype("float32") - log_prob))
+        # forward_kl_loss is a mean over prompts: times their number and probability it is the expectation over tuples
+        scaled = probability[:, None] * len(tuples)
+        chosen = ops.take(log_prob, tuples) * scaled
+        kls = ops.broadcast_to(anchor_kl, tuples.shape[:1]) * scaled[:, 0] if exact_kl else None
+        return forward_kl_loss(chosen, weights, kls)
+
+    np.testing.assert_allclose(gradient(expected, POLICY_LOGITS), exact, rtol=1e-5, atol=2e-6)
+
+
+@pytest.mark.parametrize("k", [2, 4, 8])
+def test_where_policy_and_anchor_agree_the_exact_kl_takes_the_noise_without_reward(k, gradient):
+    """All rewards equal, so that the gradient is 0: the weights alone leave noise of variance 1/k, the exact KL none."""
+    rng = np.random.default_rng(0)
+    drawn = rng.choice(5, (64, k), p=ANCHOR).astype("int32")
+    weights = best_of_n_weights(np.zeros(drawn.shape), 2)
+
+    def loss(x, exact_kl):
+        log_prob = ops.log_softmax(x)
+        anchor_kl = ops.sum(ANCHOR.astype("float32") * (np.log(ANCHOR).astype("float32") - log_prob))
+        return forward_kl_loss(
+            ops.take(log_prob, drawn), weights, ops.broadcast_to(anchor_kl, drawn.shape[:1]) if exact_kl else None
+        )
+
+    np.testing.assert_allclose(gradient(lambda x: loss(x, True), ANCHOR_LOGITS), 0, atol=1e-6)
+    assert np.abs(gradient(lambda x: loss(x, False), ANCHOR_LOGITS)).max() > 0.2 / np.sqrt(64 * k)
 
 
 def test_forward_loss_is_the_mean_over_the_batch(to_numpy, gradient):

@@ -129,6 +129,21 @@ def test_jbond_reward_for_two_is_minus_log_16(to_numpy):
     np.testing.assert_allclose(to_numpy(jbond_reward([0.0], [[1.0, 2.0]])), [-np.log(16)], rtol=1e-6)
 
 
+@pytest.mark.parametrize(("n", "k"), [(2, 2), (2, 5), (3, 4)])
+def test_jbond_reward_is_the_mean_over_every_choice(n, k, to_numpy):
+    rng = np.random.default_rng(1)
+    reward, anchor = rng.integers(0, 4, 30) / 2.0, rng.integers(0, 4, (30, k)) / 2.0
+    choices = [list(chosen) for chosen in itertools.combinations(range(k), n)]
+    expected = np.mean([to_numpy(jbond_reward(reward, anchor[:, chosen])) for chosen in choices], axis=0)
+    np.testing.assert_allclose(to_numpy(jbond_reward(reward, anchor, n)), expected, rtol=1e-6)
+
+
+def test_jbond_reward_refuses_more_than_there_are():
+    with pytest.raises(ValueError) as error:
+        jbond_reward([0.0], [[0.0, 1.0]], n=3)
+    assert str(error.value) == "`n` must be at most 2, the anchor samples per prompt. Received: n=3"
+
+
 def test_jbond_reward_of_zero_is_not_minus_zero(to_numpy):
     assert not np.signbit(to_numpy(jbond_reward([1.0], [[0.0, 2.0]])))[0]
 

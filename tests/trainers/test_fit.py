@@ -1,5 +1,7 @@
 """`fit` as a user meets it: randomness, compilation, anchors, LoRA, accumulation, callbacks, errors."""
 
+import itertools
+
 import keras
 import numpy as np
 import pytest
@@ -72,9 +74,25 @@ def test_metrics_history_and_their_order():
     }
     for name, value in expected.items():
         np.testing.assert_allclose(logs[name], value, rtol=1e-5, atol=1e-6, err_msg=name)
-    best = ops.convert_to_numpy(last.best_ids)
-    texts = trainer.rollout.decode(type("C", (), {"token_ids": best, "mask": ops.convert_to_numpy(last.best_mask)}))
-    np.testing.assert_allclose(tiny.letters_reward(None, texts), anchor.max(1))
+
+
+@pytest.mark.parametrize("variance_reduction", [True, False])
+def test_contenders_and_their_weights(variance_reduction):
+    trainer = trainer_of(n=2, num_anchor_samples=4, variance_reduction=variance_reduction)
+    recorder = Recorder(trainer)
+    trainer.fit(PROMPTS, batch_size=16, steps_per_epoch=1, verbose=0, callbacks=[recorder])
+    (t,) = recorder.trajectories
+    anchor, weights = np.asarray(t.anchor_rewards), ops.convert_to_numpy(t.contender_weights)
+    contenders = type("C", (), {"token_ids": t.contender_ids, "mask": t.contender_mask})
+    rewards = np.reshape(tiny.letters_reward(None, trainer.rollout.decode(contenders)), weights.shape)
+    if variance_reduction:  # all, by their chance to be the best of 2 of the 4
+        np.testing.assert_allclose(rewards, anchor)
+        pairs = [list(pair) for pair in itertools.combinations(range(4), 2)]
+        best = np.mean([anchor[:, pair].max(1) for pair in pairs], axis=0)
+        np.testing.assert_allclose((weights * rewards).sum(1), best, rtol=1e-5, atol=1e-6)
+    else:  # the best of the first 2 alone
+        np.testing.assert_array_equal(weights, 1)
+        np.testing.assert_allclose(rewards[:, 0], anchor[:, :2].max(1))
 
 
 def test_rollouts_differ_and_the_streams_are_independent():
@@ -84,7 +102,9 @@ def test_rollouts_differ_and_the_streams_are_independent():
     first, second, third = (ops.convert_to_numpy(t.completion_ids) for t in recorder.trajectories)
     assert (first != second).any(axis=1).mean() > 0.5
     assert (second != third).any(axis=1).mean() > 0.5
-    assert (first != recorder.trajectories[0].best_ids).any(axis=1).mean() > 0.5  # policy = anchor, yet other samples
+    assert (first != recorder.trajectories[0].contender_ids[::2]).any(
+        axis=1
+    ).mean() > 0.5  # policy = anchor, yet other samples
     assert len(np.unique(first, axis=0)) > 10
 
 

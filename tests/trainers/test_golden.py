@@ -16,8 +16,12 @@ from keras_bond.quantiles import MonteCarlo
 FILE = pathlib.Path(__file__).with_name("golden.json")
 LOGGED = ("reward", "kl_reference", "kl_anchor", "loss", "grad_norm", "anchor_distance")
 RUNS = {
-    "JBOND": (JBOND, {"n": 2, "beta": 0.4, "eta": 0.1, "gamma": 0.3}),
-    "BOND": (BOND, {"n": 3, "beta": 0.4, "quantiles": MonteCarlo(4), "exact_ties": True}),
+    "JBOND": (JBOND, {"n": 2, "beta": 0.4, "eta": 0.1, "gamma": 0.3, "num_anchor_samples": 3}),
+    "JBOND, plain": (JBOND, {"n": 2, "beta": 0.4, "eta": 0.1, "gamma": 0.3, "variance_reduction": False}),
+    "BOND, plain": (
+        BOND,
+        {"n": 3, "beta": 0.4, "quantiles": MonteCarlo(4), "exact_ties": True, "variance_reduction": False},
+    ),
     "Reinforce": (Reinforce, {"beta_rl": 0.1}),
 }
 

@@ -116,10 +116,14 @@ def sampled_gradients(trainer):
     ("algorithm", "settings", "lora"),
     [
         (JBOND, {"n": 2, "beta": 0.5, "gamma": 0.0, "eta": 0.3}, None),
-        (JBOND, {"n": 3, "beta": 0.25, "gamma": 0.7}, None),
-        (JBOND, {"n": 2, "beta": 1.0, "gamma": 1.0, "num_samples": 2}, 2),
+        (JBOND, {"n": 3, "beta": 0.25, "gamma": 0.7, "variance_reduction": False}, None),
+        (JBOND, {"n": 2, "beta": 0.3, "gamma": 1.0, "num_samples": 2, "num_anchor_samples": 5}, 2),
         (BOND, {"n": 3, "beta": 1.0, "quantiles": MonteCarlo(2), "exact_ties": True}, None),
-        (IterativeBOND, {"n": 2, "beta": 0.5, "quantiles": MonteCarlo(4, smoothing=0.5)}, None),
+        (
+            IterativeBOND,
+            {"n": 2, "beta": 0.5, "quantiles": MonteCarlo(4, smoothing=0.5), "variance_reduction": True},
+            None,
+        ),
         (BestOfNSFT, {"n": 4}, None),
         (Reinforce, {"beta_rl": 0.5}, None),
     ],
