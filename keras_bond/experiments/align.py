@@ -1,5 +1,6 @@
 """One alignment run with its held-out evaluations: what the demo, the benchmarks and the notebooks have in common."""
 
+import pathlib
 from typing import Any, NamedTuple
 
 import keras
@@ -7,12 +8,14 @@ import keras_hub
 
 from keras_bond import presets
 from keras_bond.callbacks import EvaluateEvery, StepLogger
-from keras_bond.evaluation import Evaluator
+from keras_bond.evaluation import Evaluator, best_of_n_points
+from keras_bond.experiments.results import write_results
 from keras_bond.rewards import VaderSentiment
 from keras_bond.schedules import LinearWarmup
 
 PRESET = "tiny_gemma"
 SIZES = {"max_prompt_length": 8, "max_completion_length": 20}
+SMOKE = {"steps": 2, "batch_size": 8, "num_prompts": 16, "evaluations": 1}
 
 
 class Run(NamedTuple):
@@ -90,6 +93,35 @@ def align(
     trainer.fit(train, batch_size=batch_size, steps_per_epoch=steps, callbacks=[logger, path], verbose=verbose)
     final = evaluator(num_samples)
     return Run(evaluator, logger.rows, [*(point for point in path.results if point[0] < steps), (steps, final)])
+
+
+def align_bundled(trainer, output, *, profile="full", num_prompts=256, best_of=(2, 4), **settings):
+    """`align` on the bundled prompts, with the files that `sweep` and `report` read.
+
+    Args:
+        trainer: of `bundled_trainer`.
+        output: folder, see `results`.
+        profile: "full", or "smoke": as little as shows that everything runs, `SMOKE`, whatever the sizes are.
+        num_prompts: held-out prompts.
+        best_of: the N whose Best-of-N of the reference is told; fewer than reference samples per prompt.
+        **settings: `steps` and other arguments of `align`.
+
+    Returns:
+        (`Run`, points): what it went through, and Best-of-N as `evaluation.best_of_n_points` returns it.
+
+    Raises:
+        ValueError: if there is no such profile.
+    """
+    if profile not in ("full", "smoke"):
+        raise ValueError(f'`profile` must be "full" or "smoke". Received: profile={profile!r}')
+    settings = {"num_prompts": num_prompts, **settings, **(SMOKE if profile == "smoke" else {})}
+    held_out = presets.prompts(PRESET, "test")[: settings.pop("num_prompts")]
+    output = pathlib.Path(output)
+    output.mkdir(parents=True, exist_ok=True)
+    run = align(trainer, presets.prompts(PRESET, "train"), held_out, log=output / "metrics.csv", **settings)
+    points = best_of_n_points(run.evaluator.reference_samples.rewards, best_of)
+    write_results(output, run.rows, run.path, points)
+    return run, points
 
 
 def before_after(evaluation):

@@ -11,14 +11,16 @@ BLUE, ORANGE, GREY = "#2b6cb0", "#c05621", "#718096"
 COLOURS = (BLUE, ORANGE, "#2f855a", "#6b46c1", "#b7791f", "#0987a0", "#b83280")
 
 
-def training_figure(steps, path, points, title):
+def training_figure(steps, path, points, title, name="J-BOND"):
     """Reward and KL against the step, and win rate against KL under the frontier.
 
     Args:
-        steps: list of dicts, one per update, with `step`, `reward`, `anchor_reward`, `kl_reference`, `kl_anchor`.
+        steps: list of dicts, one per update, with `step`, `reward`, `kl_reference`, `kl_anchor`, and `anchor_reward` where
+            the anchor is sampled. An anchor that never moves is the reference, and its KL is not drawn twice.
         path: list of (step, `Evaluation`) along the run, held out; the last one is the result.
         points: Best-of-N: list of dicts with `n`, `kl`, `win_rate`, `reward`.
         title: of the picture.
+        name: of the algorithm.
 
     Returns:
         A matplotlib `Figure`.
@@ -29,8 +31,9 @@ def training_figure(steps, path, points, title):
     step = np.array([row["step"] for row in steps])
     evaluated = [s for s, _ in path]
 
-    for name, colour, label in (("reward", BLUE, "policy, training batches"), ("anchor_reward", GREY, "anchor")):
-        _smoothed(left, step, [row[name] for row in steps], colour, label)
+    for column, colour, label in (("reward", BLUE, "policy, training batches"), ("anchor_reward", GREY, "anchor")):
+        if column in steps[0]:
+            _smoothed(left, step, [row[column] for row in steps], colour, label)
     _estimates(left, evaluated, [e.estimates["reward"] for _, e in path])
     for point in points:
         left.axhline(point["reward"], color=GREY, linewidth=0.8, linestyle=":")
@@ -38,14 +41,15 @@ def training_figure(steps, path, points, title):
     low, high = left.get_ylim()
     left.set(xlabel="update", ylabel="reward", title="Reward", ylim=(low, high + 0.2 * (high - low)))  # for the legend
 
-    for name, colour, label in (("kl_reference", BLUE, "to the reference, training"), ("kl_anchor", GREY, "to the anchor")):
-        _smoothed(middle, step, [row[name] for row in steps], colour, label)
+    _smoothed(middle, step, [row["kl_reference"] for row in steps], BLUE, "to the reference, training")
+    if any(row["kl_anchor"] != row["kl_reference"] for row in steps):
+        _smoothed(middle, step, [row["kl_anchor"] for row in steps], GREY, "to the anchor")
     _estimates(middle, evaluated, [e.estimates["kl"] for _, e in path])
     middle.set(xlabel="update", ylabel="KL (nats per completion)", title="KL")
 
     widest = max([e.estimates["kl"].high for _, e in path] + [point["kl"] for point in points])
     _frontier(right, 1.08 * widest, points)
-    kls, wins = ([e.estimates[name] for _, e in path] for name in ("kl", "win_rate"))
+    kls, wins = ([e.estimates[metric] for _, e in path] for metric in ("kl", "win_rate"))
     right.errorbar(
         [k.value for k in kls],
         [w.value for w in wins],
@@ -56,10 +60,52 @@ def training_figure(steps, path, points, title):
         markersize=4,
         linewidth=1.2,
         elinewidth=0.8,
-        label="J-BOND, held out (95 %)",
+        label=f"{name}, held out (95 %)",
     )
     for axes in (left, middle, right):
         _finish(axes, "upper left" if axes is not right else "lower right")
+    return figure
+
+
+def held_out_figure(path, metrics, title):
+    """Estimates of the held-out evaluations against the step, a panel for each.
+
+    Args:
+        path: list of (step, `Evaluation`): `Run.path`.
+        metrics: dict, name of an estimate -> what its panel says.
+        title: of the picture.
+
+    Returns:
+        A matplotlib `Figure`.
+    """
+    figure = Figure(figsize=(15, 4.2), layout="constrained")
+    figure.suptitle(title)
+    for axes, (metric, label) in zip(figure.subplots(1, len(metrics), squeeze=False)[0], metrics.items(), strict=True):
+        steps, estimates = [step for step, _ in path], [evaluation.estimates[metric] for _, evaluation in path]
+        axes.plot(steps, [e.value for e in estimates], color=ORANGE, linewidth=1.2)
+        _estimates(axes, steps, estimates)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.set(xlabel="update", title=label)
+        _finish(axes)
+    return figure
+
+
+def calibration_figure(parts):
+    """Predicted against empirical quantiles; on the diagonal, they agree.
+
+    Args:
+        parts: list of `CalibrationBin`.
+
+    Returns:
+        A matplotlib `Figure`.
+    """
+    figure, axes = _panel()
+    predicted, empirical = [part.predicted for part in parts], [part.empirical for part in parts]
+    axes.plot([0, 1], [0, 1], color=GREY, linewidth=0.8, label="they agree")
+    style = {"color": ORANGE, "marker": "o", "markersize": 4, "linewidth": 0, "elinewidth": 1}
+    axes.errorbar(predicted, [e.value for e in empirical], yerr=_bars(empirical), label="held out (95 %)", **style)
+    axes.set(xlabel="predicted $p_{\\leq}$", ylabel="$p_{\\leq}$ by counting", xlim=(0, 1), ylim=(0, 1))
+    _finish(axes, "upper left")
     return figure
 
 

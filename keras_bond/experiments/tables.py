@@ -13,3 +13,16 @@ def table(rows, digits=3):
     text = [name for name in frame if pd.api.types.is_string_dtype(frame[name])]
     left = [{"selector": "", "props": "text-align: left; white-space: pre-wrap"}]
     return frame.style.hide(axis="index").format(precision=digits).set_table_styles(dict.fromkeys(text, left), axis=0)
+
+
+SHOWN = ("reference_reward", "reward", "win_rate", "kl", "frontier_efficiency", "kl_efficiency", "completion_length")
+
+
+def estimates_table(evaluation, more=()):
+    """What an evaluation found, with 95 % intervals over prompts.
+
+    Args:
+        evaluation: `Evaluation`.
+        more: names of further estimates.
+    """
+    return table([{"figure": name, **evaluation.estimates[name]._asdict()} for name in (*SHOWN, *more)])

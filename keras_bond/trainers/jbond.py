@@ -34,6 +34,7 @@ class JBOND(AlignmentTrainer):
             less noise for every sample more (ours).
         variance_reduction: whether all k count in the forward term, and its part without reward is an exact KL, see
             `ops.forward_kl_loss` (ours); `False` is the paper's estimator, the best of the first n alone.
+        anchor: a `keras_bond.anchors.Anchor`; `EMAAnchor(eta)` by default. `eta` says nothing about another one.
 
     Raises:
         ValueError: if an argument is out of range; the message names it.
@@ -61,6 +62,7 @@ class JBOND(AlignmentTrainer):
         gamma=0.0,
         num_anchor_samples=None,
         variance_reduction=True,
+        anchor=None,
         **kwargs,
     ):
         check_at_least(2, n=n)
@@ -69,7 +71,7 @@ class JBOND(AlignmentTrainer):
         check_share(beta=beta)
         check_not_negative(gamma=gamma)
         samples = {"num_anchor_samples": num_anchor_samples, "num_best_of": n, "variance_reduction": variance_reduction}
-        super().__init__(policy, reward, anchor=EMAAnchor(eta), **samples, **kwargs)
+        super().__init__(policy, reward, anchor=anchor or EMAAnchor(eta), **samples, **kwargs)
         self.n, self.beta, self.eta, self.gamma = n, beta, eta, gamma
 
     def objective(self, scores, trajectory):
@@ -87,4 +89,4 @@ class JBOND(AlignmentTrainer):
     def get_config(self):
         config = {"n": self.n, "beta": self.beta, "eta": self.eta, "gamma": self.gamma}
         config["num_anchor_samples"] = self.num_anchor_samples
-        return {**super().get_config(), **config}
+        return {**super().get_config(), **config, "anchor": keras.saving.serialize_keras_object(self.anchor)}

@@ -7,6 +7,7 @@ import tiny
 from keras import ops
 
 from keras_bond import JBOND
+from keras_bond.anchors import PeriodicAnchor
 from keras_bond.rewards import VaderSentiment
 
 PROMPTS = ["ab", "c", "bca", "aab", "cc"]
@@ -70,6 +71,20 @@ def test_config_and_keras_file_round_trip(tmp_path):
     for a, b in zip(values(trainer.policy.variables), values(loaded.policy.variables), strict=True):
         np.testing.assert_array_equal(a, b)
     for a, b in zip(values(trainer.anchor.shadows), values(loaded.anchor.shadows), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_another_anchor_is_saved_and_comes_back(tmp_path):
+    sizes = {"max_prompt_length": 8, "max_completion_length": 4}
+    trainer = JBOND(tiny.causal_lm(), VaderSentiment(), anchor=PeriodicAnchor(2), **sizes)
+    trainer.compile(keras.optimizers.SGD(0.1))
+    trainer.fit(PROMPTS, batch_size=4, steps_per_epoch=3, verbose=0)
+    assert int(trainer.anchor.updates) == 3
+    trainer.save(tmp_path / "trainer.keras")
+    loaded = keras.saving.load_model(tmp_path / "trainer.keras")
+    assert isinstance(loaded.anchor, PeriodicAnchor)
+    assert loaded.anchor.period == 2
+    for a, b in zip(values(trainer.anchor.variables), values(loaded.anchor.variables), strict=True):
         np.testing.assert_array_equal(a, b)
 
 
