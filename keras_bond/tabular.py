@@ -159,12 +159,12 @@ def sampled_gradient(algorithm, logits, anchor_logits, rewards, batch_size, rng,
         ),
     )
 
+    anchor_log_probs = ops.convert_to_tensor(log_anchor.astype("float32"))
+
     def loss(logits):
         log_probs = ops.log_softmax(logits)
         log_prob, contender_log_prob = (ops.take(log_probs, indices.astype("int32")) for indices in (y, anchor))
-        anchor_kl = ops.sum(
-            ops.convert_to_tensor(np.exp(log_anchor).astype("float32")) * (log_anchor.astype("float32") - log_probs)
-        )
+        anchor_kl = ops.sum(ops.exp(anchor_log_probs) * (anchor_log_probs - log_probs))
         scores = Scores(log_prob, contender_log_prob, ops.broadcast_to(anchor_kl, anchor.shape[:1]))
         return algorithm.objective(s, scores, trajectory)[0]
 

@@ -37,6 +37,11 @@ P_LESS = np.array([ANCHOR[REWARDS < r].sum() for r in REWARDS])
 P_LESS_EQUAL = np.array([ANCHOR[REWARDS <= r].sum() for r in REWARDS])
 
 
+def anchor_kl_of(log_prob):
+    anchor, log_anchor = (ops.convert_to_tensor(x.astype("float32")) for x in (ANCHOR, np.log(ANCHOR)))
+    return ops.sum(anchor * (log_anchor - log_prob))
+
+
 def over_pairs(loss, logits):
     """The expectation of a loss of (log_prob, rows) over all i.i.d. batches of two samples; no gradient in the weights."""
     p = softmax(logits)
@@ -75,7 +80,7 @@ def test_forward_loss_of_all_anchor_samples_is_unbiased(n, k, exact_kl, gradient
 
     def expected(x):
         log_prob = ops.log_softmax(x)
-        anchor_kl = ops.sum(ANCHOR.astype("float32") * (np.log(ANCHOR).astype("float32") - log_prob))
+        anchor_kl = anchor_kl_of(log_prob)
         # forward_kl_loss is a mean over prompts: times their number and probability it is the expectation over tuples
         scaled = probability[:, None] * len(tuples)
         chosen = ops.take(log_prob, tuples) * scaled
@@ -94,7 +99,7 @@ def test_where_policy_and_anchor_agree_the_exact_kl_takes_the_noise_without_rewa
 
     def loss(x, exact_kl):
         log_prob = ops.log_softmax(x)
-        anchor_kl = ops.sum(ANCHOR.astype("float32") * (np.log(ANCHOR).astype("float32") - log_prob))
+        anchor_kl = anchor_kl_of(log_prob)
         return forward_kl_loss(
             ops.take(log_prob, drawn), weights, ops.broadcast_to(anchor_kl, drawn.shape[:1]) if exact_kl else None
         )
