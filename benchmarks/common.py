@@ -1,6 +1,7 @@
 """What the benchmarks share: intervals over seeds, and where a figure comes from."""
 
 import datetime
+import json
 import math
 import os
 import platform
@@ -28,6 +29,21 @@ def provenance():
         "python": platform.python_version(),
         "commit": commit,
     }
+
+
+def run_cells(names, seeds, folder):
+    """The summaries of all runs, by name, then seed. A run is a process of its own; a finished one is read, not made again.
+
+    Args:
+        names, seeds: of the runs.
+        folder: function of name and seed, where `summary.json` of that run is.
+    """
+    for seed in seeds:
+        for name in names:
+            if not (folder(name, seed) / "summary.json").exists():
+                print(f"{name}, seed {seed} ...", file=sys.stderr, flush=True)
+                subprocess.run([sys.executable, *sys.argv, "--cell", name, str(seed)], check=True)
+    return [json.loads((folder(name, seed) / "summary.json").read_text()) for name in names for seed in seeds]
 
 
 def print_table(header, rows):

@@ -12,10 +12,8 @@ import argparse
 import json
 import os
 import pathlib
-import subprocess
-import sys
 
-from common import interval, print_table, provenance
+from common import interval, print_table, provenance, run_cells
 
 BATCH_SIZE = 64
 FIGURES = ("reward", "win_rate", "kl", "frontier_efficiency", "kl_efficiency", "completion_length")
@@ -86,12 +84,7 @@ def main():
         name, seed = arguments.cell
         return cell(name, int(seed), arguments.completions, arguments.prompts, folder(name, seed))
     names = arguments.only or list(algorithms())
-    for seed in arguments.seeds:
-        for name in names:
-            if not (folder(name, seed) / "summary.json").exists():
-                print(f"{name}, seed {seed} ...", file=sys.stderr, flush=True)
-                subprocess.run([sys.executable, *sys.argv, "--cell", name, str(seed)], check=True)
-    runs = [json.loads((folder(name, seed) / "summary.json").read_text()) for name in names for seed in arguments.seeds]
+    runs = run_cells(names, arguments.seeds, folder)
     rows = []
     for name in names:
         of_name = [r for r in runs if r["algorithm"] == name]

@@ -11,10 +11,8 @@ import argparse
 import json
 import os
 import pathlib
-import subprocess
-import sys
 
-from common import interval, print_table, provenance
+from common import interval, print_table, provenance, run_cells
 
 WIN_RATE = 0.70
 FIGURES = ("win_rate", "kl", "frontier_efficiency", "kl_efficiency")
@@ -91,12 +89,7 @@ def main():
         sizes = arguments.completions, arguments.prompts, arguments.evaluations
         return cell(name, int(seed), *sizes, folder(name, seed))
     names = arguments.only or list(estimators())
-    for seed in arguments.seeds:
-        for name in names:
-            if not (folder(name, seed) / "summary.json").exists():
-                print(f"{name}, seed {seed} ...", file=sys.stderr, flush=True)
-                subprocess.run([sys.executable, *sys.argv, "--cell", name, str(seed)], check=True)
-    runs = [json.loads((folder(name, seed) / "summary.json").read_text()) for name in names for seed in arguments.seeds]
+    runs = run_cells(names, arguments.seeds, folder)
     rows = []
     for name in names:
         paths = [run["path"] for run in runs if run["estimator"] == name]
