@@ -12,7 +12,6 @@ import filelock
 import keras
 import psutil
 import pytest
-import yaml
 
 from keras_bond import cli
 from keras_bond.experiments import cell, report, spec, sweep
@@ -349,10 +348,3 @@ def test_a_sweep_killed_half_way_goes_on_and_reports_the_same(write_spec, tmp_pa
 
 def finished(names, folder):
     return [name for name in names if cell.finished(folder / "out" / "cells" / name)]
-
-
-def test_the_examples_are_sweeps(monkeypatch):
-    monkeypatch.chdir(pathlib.Path(__file__).parents[2])
-    paths = sorted(pathlib.Path("notebooks", "sweeps").glob("*.yaml"))
-    assert [len(spec.read(path).cells) for path in paths] == [9, 3]
-    assert all(yaml.safe_load(path.read_text())["name"] == path.stem for path in paths)
