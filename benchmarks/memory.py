@@ -2,10 +2,10 @@
 
     python benchmarks/memory.py
 
-Three tables. XLA's own account of a compiled J-BOND update (float32) at Gemma's vocabulary and width, of abstract arrays: all
-logits at once, by chunks of positions, and by microbatches. The peak of a process that trains the bundled model with long
-completions. What anchor and reference take for a Gemma 2B, with and without LoRA, beside one more copy of the model. Prints
-them and writes `memory.json` beside this file.
+Three tables. XLA's own account of a compiled J-BOND update (float32) at Gemma's vocabulary and width, of abstract arrays:
+all logits at once, by chunks of positions, and by microbatches. The peak of a process that trains the bundled model on long
+completions, backend by backend. What anchor and reference take for a Gemma 2B, with and without LoRA, beside one more copy
+of the model. Prints them and writes `memory.json` beside this file.
 """
 
 import argparse
@@ -16,10 +16,19 @@ import resource
 import subprocess
 import sys
 
+os.environ.setdefault("KERAS_BACKEND", "jax")
+
+import jax
+import keras
+import keras_hub
 from common import print_table, provenance
 
-GIB = 2**30
-ALL_AT_ONCE = 10**15
+from keras_bond import JBOND, presets
+from keras_bond.experiments.align import PRESET, bundled_trainer
+from keras_bond.experiments.provenance import versions
+from keras_bond.rollout import Trajectory, rollout
+
+LOGITS_AT_ONCE = rollout.LOGITS_AT_ONCE
 GEMMA_2B = {
     "vocabulary_size": 256_000,
     "num_layers": 18,
@@ -29,30 +38,17 @@ GEMMA_2B = {
     "intermediate_dim": 32_768,
     "head_dim": 256,
 }
+TRAINED = {"LoRA, rank 8": 8, "all weights": 0}
 WAYS = {
-    "all logits at once": {"logits_at_once": ALL_AT_ONCE},
-    "chunks of positions": {},
-    "chunks, microbatches of one prompt": {"microbatch_size": 1},
+    "all logits at once": (10**15, None),
+    "chunks of positions": (LOGITS_AT_ONCE, None),
+    "chunks, a prompt at a time": (LOGITS_AT_ONCE, 1),
 }
-
-
-def set_logits_at_once(number):
-    """`keras_bond.rollout.rollout.LOGITS_AT_ONCE`, where a number is given."""
-    from keras_bond.rollout import rollout
-
-    if number:
-        rollout.LOGITS_AT_ONCE = number
+"""name: (logits at once, prompts in a microbatch)."""
 
 
 def abstract_trainer(sizes, rank, dtype, **settings):
     """(trainer, state): a J-BOND trainer of a Gemma of these sizes without a weight in memory, and its state as shapes."""
-    import jax
-    import keras
-    import keras_hub
-
-    from keras_bond import JBOND, presets
-    from keras_bond.experiments.align import PRESET
-
     preprocessor = keras_hub.models.CausalLMPreprocessor.from_preset(presets.path(PRESET))
     made = []
 
@@ -72,17 +68,12 @@ def abstract_trainer(sizes, rank, dtype, **settings):
     return made[0], state
 
 
-def update_bytes(sizes, batch_size, prompt_length, completion_length, rank, logits_at_once=None, **settings):
+def update_bytes(way, sizes, batch_size, prompt_length, completion_length, rank):
     """XLA's account of one update: temporaries, and arguments (weights, shadows, optimizer)."""
-    import jax
-
-    from keras_bond.rollout import Trajectory
-
-    set_logits_at_once(logits_at_once)
+    rollout.LOGITS_AT_ONCE, microbatch_size = WAYS[way]
     lengths = {"max_prompt_length": prompt_length, "max_completion_length": completion_length}
-    trainer, state = abstract_trainer(sizes, rank, "float32", **lengths, **settings)
+    trainer, state = abstract_trainer(sizes, rank, "float32", microbatch_size=microbatch_size, **lengths)
     rows, k = batch_size, trainer.num_anchor_samples
-    contenders = k if trainer.variance_reduction else 1
 
     def shape(*dimensions, dtype="float32"):
         return jax.ShapeDtypeStruct(dimensions, dtype)
@@ -92,9 +83,9 @@ def update_bytes(sizes, batch_size, prompt_length, completion_length, rank, logi
         prompt_mask=shape(rows, prompt_length, dtype="int32"),
         completion_ids=shape(rows, completion_length, dtype="int32"),
         completion_mask=shape(rows, completion_length, dtype="bool"),
-        contender_ids=shape(rows * contenders, completion_length, dtype="int32"),
-        contender_mask=shape(rows * contenders, completion_length, dtype="bool"),
-        contender_weights=shape(rows, contenders),
+        contender_ids=shape(rows * k, completion_length, dtype="int32"),
+        contender_mask=shape(rows * k, completion_length, dtype="bool"),
+        contender_weights=shape(rows, k),
         reward=shape(rows),
         anchor_rewards=shape(rows, k),
         anchor_log_prob=shape(rows),
@@ -105,14 +96,11 @@ def update_bytes(sizes, batch_size, prompt_length, completion_length, rank, logi
     return {"temporaries": memory.temp_size_in_bytes, "arguments": memory.argument_size_in_bytes}
 
 
-def peak_bytes(batch_size, completion_length, steps, logits_at_once=None, **settings):
+def peak_bytes(way, batch_size, completion_length, steps):
     """The largest resident size of this process before and after `fit` on the bundled model, none of whose tokens stops."""
-    from keras_bond import JBOND, presets
-    from keras_bond.experiments.align import PRESET, bundled_trainer
-
-    set_logits_at_once(logits_at_once)
-    settings = {"max_completion_length": completion_length, "stop_token_ids": (), "n": 4, **settings}
-    trainer = bundled_trainer(JBOND, **settings)
+    rollout.LOGITS_AT_ONCE, microbatch_size = WAYS[way]
+    lengths = {"max_completion_length": completion_length, "stop_token_ids": ()}
+    trainer = bundled_trainer(JBOND, n=4, microbatch_size=microbatch_size, **lengths)
 
     def peak():
         return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -122,12 +110,21 @@ def peak_bytes(batch_size, completion_length, steps, logits_at_once=None, **sett
     return {"before": before, "peak": peak()}
 
 
-def shadow_bytes(sizes, rank):
-    """Bytes of a policy in bfloat16, and of the anchor and the reference that go with it."""
-    trainer, _ = abstract_trainer(sizes, rank, "bfloat16")
+def peak_elsewhere(backend, way, **settings):
+    """`peak_bytes` in a process of its own."""
+    print(f"{backend}, {way} ...", file=sys.stderr, flush=True)
+    command = [sys.executable, __file__, "--peak", json.dumps({"way": way, **settings})]
+    environment = os.environ | {"KERAS_BACKEND": backend}
+    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def shadow_bytes(rank):
+    """Of a Gemma 2B in bfloat16: bytes of the policy, and of the anchor and the reference that go with it."""
+    trainer, _ = abstract_trainer(GEMMA_2B, rank, "bfloat16")
 
     def size(variables):
-        return sum(v.dtype.itemsize * v.size for v in (variable.value for variable in variables))
+        return sum(value.dtype.itemsize * value.size for value in (variable.value for variable in variables))
 
     return {
         "policy": size(trainer.policy.variables),
@@ -136,20 +133,10 @@ def shadow_bytes(sizes, rank):
     }
 
 
-CELLS = {"update": update_bytes, "peak": peak_bytes, "shadows": shadow_bytes}
-
-
-def cell(kind, backend, **settings):
-    """The result of one of `CELLS`, in a process of its own."""
-    print(f"{kind}, {backend}, {settings} ...", file=sys.stderr, flush=True)
-    command = [sys.executable, __file__, "--cell", kind, json.dumps(settings)]
-    environment = os.environ | {"KERAS_BACKEND": backend}
-    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
-    return json.loads(done.stdout.splitlines()[-1])
-
-
-def gib(number):
-    return f"{number / GIB:.3f}"
+def show(names, header, rows):
+    """A table of dicts: the columns `names`, in which numbers are bytes and are shown in GiB."""
+    print_table(header, [[v if isinstance(v := row[n], str) else f"{v / 2**30:.3f}" for n in names] for row in rows])
+    print(flush=True)
 
 
 def main():
@@ -159,54 +146,43 @@ def main():
     parser.add_argument("--layers", type=int, default=2, help="of the abstract update")
     parser.add_argument("--batch-size", type=int, default=8, help="prompts of the abstract update")
     parser.add_argument("--completion-length", type=int, default=512, help="of the abstract update")
-    parser.add_argument("--peak-batch-size", type=int, default=32, help="prompts of the run")
-    parser.add_argument("--peak-completion-length", type=int, default=128, help="of the run")
-    parser.add_argument("--steps", type=int, default=2, help="of the run")
-    parser.add_argument("--backends", nargs="+", default=["jax", "tensorflow", "torch"], help="of the run")
+    parser.add_argument("--peak-batch-size", type=int, default=32, help="prompts of the runs")
+    parser.add_argument("--peak-completion-length", type=int, default=128, help="of the runs")
+    parser.add_argument("--steps", type=int, default=2, help="of the runs")
+    parser.add_argument("--backends", nargs="*", default=["jax", "tensorflow", "torch"], help="of the runs; may be none")
     parser.add_argument("--output", type=pathlib.Path, default=pathlib.Path(__file__).with_suffix(".json"))
-    parser.add_argument("--cell", nargs=2, metavar=("KIND", "SETTINGS"), help=argparse.SUPPRESS)
+    parser.add_argument("--peak", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.cell:
-        kind, settings = arguments.cell
-        print(json.dumps(CELLS[kind](**json.loads(settings))))
+    if arguments.peak:
+        print(json.dumps(peak_bytes(**json.loads(arguments.peak))))
         return
 
-    sizes = GEMMA_2B | {
-        "vocabulary_size": arguments.vocabulary_size,
-        "hidden_dim": arguments.hidden_dim,
-        "num_layers": arguments.layers,
-    }
+    sizes = {"vocabulary_size": arguments.vocabulary_size, "hidden_dim": arguments.hidden_dim}
+    sizes = GEMMA_2B | sizes | {"num_layers": arguments.layers}
     shape = {"batch_size": arguments.batch_size, "prompt_length": 64, "completion_length": arguments.completion_length}
-    trained = {"LoRA, rank 8": 8, "all weights": 0}
     updates = [
-        {"trained": name, "way": way, **cell("update", "jax", sizes=sizes, rank=rank, **shape, **settings)}
-        for name, rank in trained.items()
-        for way, settings in WAYS.items()
+        {"trained": name, "way": way, **update_bytes(way, sizes, rank=rank, **shape)}
+        for name, rank in TRAINED.items()
+        for way in WAYS
     ]
-    rows = [[u["trained"], u["way"], gib(u["temporaries"]), gib(u["arguments"])] for u in updates]
-    print_table(["trained", "update", "temporaries, GiB", "weights and state, GiB"], rows)
-    print()
+    names = ("trained", "way", "temporaries", "arguments")
+    show(names, ["trained", "update", "temporaries, GiB", "weights and state, GiB"], updates)
 
-    shape = {"batch_size": arguments.peak_batch_size, "completion_length": arguments.peak_completion_length}
+    run = {"batch_size": arguments.peak_batch_size, "completion_length": arguments.peak_completion_length}
     peaks = [
-        {"backend": backend, "way": way, **cell("peak", backend, steps=arguments.steps, **shape, **settings)}
+        {"backend": backend, "way": way, **peak_elsewhere(backend, way, steps=arguments.steps, **run)}
         for backend in arguments.backends
-        for way, settings in WAYS.items()
+        for way in WAYS
     ]
-    rows = [[p["backend"], p["way"], gib(p["before"]), gib(p["peak"]), gib(p["peak"] - p["before"])] for p in peaks]
-    print_table(["backend", "update", "before `fit`, GiB", "peak, GiB", "more, GiB"], rows)
-    print()
+    show(("backend", "way", "before", "peak"), ["backend", "update", "before `fit`, GiB", "peak, GiB"], peaks)
 
-    shadows = [{"trained": name, **cell("shadows", "jax", sizes=GEMMA_2B, rank=rank)} for name, rank in trained.items()]
-    rows = [[s["trained"], *(gib(s[part]) for part in ("anchor_and_reference", "policy"))] for s in shadows]
-    print_table(["trained", "anchor and reference, float32, GiB", "one more model, bfloat16, GiB"], rows)
+    shadows = [{"trained": name, **shadow_bytes(rank)} for name, rank in TRAINED.items()]
+    header = ["trained", "anchor and reference, float32, GiB", "one more model, bfloat16, GiB"]
+    show(("trained", "anchor_and_reference", "policy"), header, shadows)
 
-    from keras_bond.experiments.provenance import versions
-
-    result = {**provenance(), "versions": versions(), "sizes": sizes, "batch_size": arguments.batch_size}
-    result |= {"completion_length": arguments.completion_length, "updates": updates}
-    result |= {"peak_batch_size": arguments.peak_batch_size, "peak_completion_length": arguments.peak_completion_length}
-    arguments.output.write_text(json.dumps(result | {"peaks": peaks, "shadows": shadows}, indent=2) + "\n")
+    result = {**provenance(), "versions": versions(), "sizes": sizes, **shape, "updates": updates}
+    result |= {"run": {**run, "steps": arguments.steps}, "peaks": peaks, "shadows": shadows}
+    arguments.output.write_text(json.dumps(result, indent=2) + "\n")
 
 
 if __name__ == "__main__":
