@@ -48,12 +48,12 @@ def programs(batch_size):
     trainer._open(PromptTable(presets.prompts(PRESET, "train"), batch_size))
     rows, draw, rollout = np.arange(batch_size), trainer.draw(batch_size), trainer.rollout
     prompts = rollout.pad([trainer._encoded[i] for i in rows], trainer._width)
-    uniforms = np.asarray(draw.policy_uniforms)[:, 0]
+    uniforms = np.asarray(draw.policy_uniforms)
     sample = jax.jit(rollout._sample_function)
-    sampling = sample.lower(draw.policy, *prompts, uniforms).compile()
+    sampling = sample.lower([(draw.policy, uniforms)], *prompts).compile()
     # XLA counts a loop's body once: it is nearly all of a program without a prompt to read, with as long a cache
-    longer = np.zeros((batch_size, trainer._width + rollout.max_completion_length - 1), "float32")
-    body = sample.lower(draw.policy, *(field[:, :1] for field in prompts), longer).compile()
+    longer = np.zeros((batch_size, 1, trainer._width + rollout.max_completion_length - 1), "float32")
+    body = sample.lower([(draw.policy, longer)], *(field[:, :1] for field in prompts)).compile()
     more = rollout.max_completion_length - 1
 
     groups = (trainer.trainable_variables, trainer.non_trainable_variables, trainer.optimizer.variables)
@@ -61,7 +61,11 @@ def programs(batch_size):
     step = (state, (trainer.collect(rows, draw),))
     update = jax.jit(trainer.train_step).lower(*step).compile()
     return {
-        "sampling": (sampling, (draw.policy, *prompts, uniforms), *np.add(cost(sampling), np.multiply(more, cost(body)))),
+        "sampling": (
+            sampling,
+            ([(draw.policy, uniforms)], *prompts),
+            *np.add(cost(sampling), np.multiply(more, cost(body))),
+        ),
         "update": (update, step, *cost(update)),
     }
 

@@ -11,14 +11,13 @@ import numpy as np
 from keras import ops
 from turns import serve
 
-from keras_bond import JBOND, presets
-from keras_bond.experiments.align import PRESET
+from keras_bond import JBOND
 from keras_bond.experiments.provenance import versions
 from keras_bond.schedules import LinearWarmup
 
 
-def load():
-    return keras_hub.models.CausalLM.from_preset(presets.path(PRESET))
+def load(work):
+    return keras_hub.models.CausalLM.from_preset(work["preset"])
 
 
 def optimizer(work):
@@ -47,7 +46,7 @@ class Stopwatch(keras.callbacks.Callback):
     def __init__(self, trainer):
         super().__init__()
         self.by_parts, self.wholes, self.split = False, [], []
-        trainer.rollout.sample = self._timed("sampling", trainer.rollout.sample)
+        trainer.rollout.sample_each = self._timed("sampling", trainer.rollout.sample_each)
         trainer.collect = self._timed("collect", trainer.collect)
 
     def _timed(self, part, function):
@@ -78,7 +77,7 @@ class Stopwatch(keras.callbacks.Callback):
 def ours(work, **settings):
     """`fit` of J-BOND. No token stops: every completion has the full length."""
     lengths = {"max_prompt_length": work["prompt_length"], "max_completion_length": work["completion_length"]}
-    trainer = JBOND(load(), reward, **lengths, stop_token_ids=(), **{**work["settings"], **settings})
+    trainer = JBOND(load(work), reward, **lengths, stop_token_ids=(), **{**work["settings"], **settings})
     trainer.compile(optimizer(work))
     watch = Stopwatch(trainer)
 
@@ -114,8 +113,8 @@ class LogProb(keras.Model):
 
 def keras_hub_alone(work):
     """What a user of KerasHub would write: `generate()`, then Keras' own train step, with a model each for three roles."""
-    tokenizer = load().preprocessor.tokenizer
-    policy, anchor, reference = (LogProb(load(), work) for _ in range(3))
+    tokenizer = load(work).preprocessor.tokenizer
+    policy, anchor, reference = (LogProb(load(work), work) for _ in range(3))
     for model in (policy, anchor, reference):
         model.compile(optimizer(work))
         model.causal_lm.preprocessor = None
