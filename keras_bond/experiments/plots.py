@@ -142,7 +142,8 @@ def memory_figure(memories, microbatch_size=4, gib=(15, 40, 80)):
         _note(axes, f"{size} GiB", (size, -0.5), xytext=(3, 2), textcoords="offset points")
     axes.set_yticks(range(len(memories)), list(memories))
     axes.set(xlabel="GiB", ylim=(len(memories) - 0.5, -0.9), title="What an update of J-BOND holds, on one device")
-    _finish(axes, "lower right")
+    _finish(axes)
+    figure.legend(frameon=False, fontsize=8, loc="outside right center")
     return figure
 
 

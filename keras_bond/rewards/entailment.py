@@ -1,5 +1,7 @@
 """Entailment: does the document say what its summary says? A reward for abstractive summaries."""
 
+from typing import Any
+
 import keras
 
 from keras_bond.rewards.reward import Reward
@@ -37,22 +39,8 @@ class Entailment(Reward):
     """
 
     def __init__(self, model="MoritzLaurer/DeBERTa-v3-base-mnli-fever-anli", column="document", batch_size=16, device=None):
-        try:
-            import torch  # noqa: F401  which the pipeline needs, and would only say so when it has loaded the rest
-            from transformers import pipeline
-        except ImportError as error:
-            raise ImportError(
-                "`Entailment` needs the packages `transformers` and `torch`: pip install 'keras-bond[summarization]'"
-            ) from error
         self.model, self.column, self.batch_size, self.device = model, column, batch_size, device
-        try:
-            self._classifier = pipeline("text-classification", model=model, device=device)
-        except (OSError, ValueError) as error:
-            reason = next(iter(str(error).splitlines()), "")
-            raise ValueError(
-                f"`model` must be a sequence classifier on the Hugging Face hub, in its cache or in a folder. "
-                f"Received: model={model!r}, which cannot be loaded: {reason}"
-            ) from error
+        self._classifier = _load(model, device)
         labels = list(self._classifier.model.config.id2label.values())
         if sum(label.lower() == LABEL for label in labels) != 1:
             raise ValueError(
@@ -79,3 +67,21 @@ class Entailment(Reward):
 
     def get_config(self):
         return {"model": self.model, "column": self.column, "batch_size": self.batch_size, "device": self.device}
+
+
+def _load(model, device) -> Any:
+    try:
+        import torch  # noqa: F401  which the pipeline needs, and would only say so when it has loaded the rest
+        from transformers import pipeline
+    except ImportError as error:
+        raise ImportError(
+            "`Entailment` needs the packages `transformers` and `torch`: pip install 'keras-bond[summarization]'"
+        ) from error
+    try:
+        return pipeline("text-classification", model=model, device=device)
+    except (OSError, ValueError) as error:
+        reason = next(iter(str(error).splitlines()), "")
+        raise ValueError(
+            "`model` must be a sequence classifier on the Hugging Face hub, in its cache or in a folder. "
+            f"Received: model={model!r}, which cannot be loaded: {reason}"
+        ) from error

@@ -18,7 +18,7 @@ ids = [path.stem for path in NOTEBOOKS]
 
 
 def test_there_are_notebooks():
-    assert [name[:2] for name in ids] == [f"{i:02}" for i in range(1, 9)]
+    assert [name[:2] for name in ids] == [f"{i:02}" for i in range(1, 11)]
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=ids)
