@@ -116,7 +116,8 @@ class Memory(NamedTuple):
 def memory(name, *, lora_rank=0, prompt_length=64, completion_length=64, n=2):
     """`Memory` of J-BOND with Adam on a Gemma, with the paper's estimator (`variance_reduction=False`).
 
-    Not counted: the programs, the compiler's own work space, and what it saves by computing cheap things twice.
+    Not counted: the programs, the compiler's own work space (a second copy of the gradients, it may be, while those of
+    microbatches are added up), and what it saves by computing cheap things twice.
 
     Args:
         name: one of `GEMMA`.
