@@ -18,7 +18,15 @@ from keras_bond.ops.quantiles import (
     monte_carlo_quantiles,
     win_rate,
 )
-from keras_bond.ops.sequences import completion_mask, draw_tokens, sequence_kl, sequence_log_prob, token_kl, token_log_probs
+from keras_bond.ops.sequences import (
+    completion_mask,
+    draw_tokens,
+    greedy_tokens,
+    sequence_kl,
+    sequence_log_prob,
+    token_kl,
+    token_log_probs,
+)
 
 __all__ = [
     "backward_kl_loss",
@@ -35,6 +43,7 @@ __all__ = [
     "frontier_efficiency",
     "frontier_kl",
     "frontier_win_rate",
+    "greedy_tokens",
     "in_chunks",
     "jbond_reward",
     "jeffreys_loss",

@@ -1,4 +1,4 @@
-"""Token and sequence log-probabilities, masks, and the draw of a token.
+"""Token and sequence log-probabilities, masks, and the choice of a token.
 
 log pi(y|x) is the SUM of the log-probs of the completion's tokens at the sampling temperature: its stop token included,
 nothing after it, no prompt token.
@@ -135,6 +135,26 @@ def draw_tokens(logits, uniforms, temperature=1.0):
     within, _ = _first_above(_pick(blocks, chosen), left)
     token_ids = chosen * block + within
     return token_ids, _pick(logits, token_ids) - ops.log(total)
+
+
+def greedy_tokens(logits, uniforms=None, temperature=1.0):
+    """The most probable token a row; of several, the first. The temperature's limit 0 of `draw_tokens`, called likewise.
+
+    Args:
+        logits: (B, V).
+        uniforms: not used.
+        temperature: > 0; of the log-probabilities.
+
+    Returns:
+        (token_ids, log_probs), each (B,): int32 and float32.
+
+    Example:
+
+    >>> greedy_tokens([[0.0, 1.0, 1.0]])[0].tolist()
+    [1]
+    """
+    token_ids = ops.cast(ops.argmax(as_float(logits), axis=-1), "int32")
+    return token_ids, token_log_probs(logits, token_ids, temperature)
 
 
 def _first_above(weights, threshold):

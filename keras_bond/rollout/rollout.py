@@ -40,12 +40,22 @@ class Rollout:
         max_completion_length: tokens, the stop token included.
         temperature: > 0, divides the logits when sampling and when scoring.
         stop_token_ids: `"auto"` (the tokenizer's end token, and `<end_of_turn>` where it exists) or a sequence of ids.
+        draw: how a token is chosen, `f(logits (B, V), uniforms (B,), temperature) -> (token_ids, log_probs)`, each (B,):
+            `ops.draw_tokens`, or `ops.greedy_tokens`.
 
     Raises:
         ValueError: if the model is not supported or an argument is out of range.
     """
 
-    def __init__(self, causal_lm, max_prompt_length, max_completion_length, temperature=1.0, stop_token_ids="auto"):
+    def __init__(
+        self,
+        causal_lm,
+        max_prompt_length,
+        max_completion_length,
+        temperature=1.0,
+        stop_token_ids="auto",
+        draw=draw_tokens,
+    ):
         backbone = getattr(causal_lm, "backbone", None)
         if not isinstance(backbone, tuple(LAYERS)):
             raise ValueError(
@@ -72,6 +82,7 @@ class Rollout:
         self.max_completion_length = max_completion_length
         self.temperature = temperature
         self.stop_token_ids = self._stop_token_ids(stop_token_ids)
+        self._draw = draw
         self._vocabulary_size = causal_lm.backbone.token_embedding.input_dim
         self._sample = Program(self._sample_function)
         self._score = Program(self._score_function)
@@ -219,7 +230,7 @@ class Rollout:
             hidden, cache = decode(backbone, ops.expand_dims(token, 1), cache, width - 1 + step, mask)
             logits = self.logits(hidden)[:, 0]
             u = ops.squeeze(ops.slice(uniforms, (0, step), (rows, 1)), 1)
-            token, log_prob = draw_tokens(logits, u, self.temperature)
+            token, log_prob = self._draw(logits, u, self.temperature)
             token = ops.where(done, self.tokenizer.pad_token_id, token)
             token_ids = ops.slice_update(token_ids, (0, step), ops.expand_dims(token, 1))
             log_probs = ops.slice_update(log_probs, (0, step), ops.expand_dims(log_prob, 1))

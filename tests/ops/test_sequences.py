@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 from keras import ops
 
-from keras_bond.ops import completion_mask, draw_tokens, sequence_kl, sequence_log_prob, token_log_probs
+from keras_bond.ops import (
+    completion_mask,
+    draw_tokens,
+    greedy_tokens,
+    sequence_kl,
+    sequence_log_prob,
+    token_log_probs,
+)
 
 
 def log_softmax(logits):
@@ -190,3 +197,16 @@ def test_draw_agrees_with_token_log_probs(to_numpy):
     logits = np.random.default_rng(2).normal(size=(1000, 11))
     tokens, log_probs = draw_tokens(logits, np.linspace(0, 0.999, 1000), 0.6)
     np.testing.assert_allclose(to_numpy(log_probs), to_numpy(token_log_probs(logits, tokens, 0.6)), rtol=1e-5, atol=1e-6)
+
+
+# greedy_tokens
+
+
+def test_greedy_takes_the_first_of_the_best(to_numpy):
+    logits = np.random.default_rng(3).normal(size=(100, 7)).astype("float32")
+    logits[:50, 2] = logits[:50, 5] = 9
+    tokens, log_probs = greedy_tokens(logits, None, 0.6)
+    assert (ops.dtype(tokens), ops.dtype(log_probs)) == ("int32", "float32")
+    np.testing.assert_array_equal(to_numpy(tokens), logits.argmax(-1))
+    expected = log_softmax(logits / 0.6)[np.arange(100), logits.argmax(-1)]
+    np.testing.assert_allclose(to_numpy(log_probs), expected, rtol=1e-5, atol=1e-6)
