@@ -7,29 +7,10 @@ import os
 import pathlib
 import sys
 
-import keras_hub
-
 from keras_bond import presets
 from keras_bond.rewards import VaderSentiment
 
-
-def load_policy(name):
-    """The `CausalLM` of a bundled preset, of a folder or of a KerasHub preset name.
-
-    Raises:
-        ValueError: if there is no such preset, or it is not a `CausalLM`.
-    """
-    bundled = presets.names()
-    known = name in keras_hub.models.CausalLM.presets or "://" in name
-    if not (name in bundled or known or pathlib.Path(name, "config.json").is_file()):
-        raise ValueError(
-            f"expected a bundled preset ({', '.join(bundled)}), the folder of a preset or the name of a KerasHub preset, "
-            f"received {name!r}"
-        )
-    try:
-        return keras_hub.models.CausalLM.from_preset(presets.path(name) if name in bundled else name)
-    except (ValueError, KeyError) as error:
-        raise ValueError(f"{name!r} cannot be loaded as a causal language model: {error}") from error
+load_policy = presets.load
 
 
 def load_reward(name):

@@ -25,6 +25,32 @@ def path(name):
     return str(_FOLDER / name)
 
 
+def load(name, dtype=None):
+    """The `CausalLM` of a bundled preset, of a folder or of a KerasHub preset name.
+
+    Args:
+        name: str.
+        dtype: of the weights, such as `"bfloat16"`; as the preset has it by default.
+
+    Raises:
+        ValueError: if there is no such preset, or it is not a `CausalLM`.
+    """
+    import keras_hub  # here, so that a path is had without a backend
+
+    bundled = names()
+    known = name in keras_hub.models.CausalLM.presets or "://" in name
+    if not (name in bundled or known or pathlib.Path(name, "config.json").is_file()):
+        raise ValueError(
+            f"expected a bundled preset ({', '.join(bundled)}), the folder of a preset or the name of a KerasHub preset, "
+            f"received {name!r}"
+        )
+    kwargs = {} if dtype is None else {"dtype": dtype}
+    try:
+        return keras_hub.models.CausalLM.from_preset(path(name) if name in bundled else name, **kwargs)
+    except (ValueError, KeyError) as error:
+        raise ValueError(f"{name!r} cannot be loaded as a causal language model: {error}") from error
+
+
 def prompts(name, split="train"):
     """The prompts that go with a bundled preset: a list of str.
 
