@@ -75,6 +75,34 @@ def _parser():
         "--backend", default=os.environ.get("KERAS_BACKEND", "jax"), help="jax, tensorflow or torch (default: %(default)s)"
     )
     evaluate.set_defaults(call=_evaluate)
+    benchmark = commands.add_parser(
+        "benchmark",
+        help="tasks of lm-evaluation-harness: GPQA, GSM8K, MATH, BBH, or your own",
+        epilog="In the harness, which downloads their data, GPQA is gpqa_main_zeroshot, GSM8K is gsm8k_cot_zeroshot, MATH "
+        "is hendrycks_math and BBH is bbh_zeroshot; `lm_eval ls tasks` lists all that it has.",
+    )
+    benchmark.add_argument("preset", metavar="PRESET", help="tiny_gemma, a preset's folder or the name of a KerasHub preset")
+    benchmark.add_argument(
+        "--tasks", required=True, metavar="NAMES", help="with commas between: GPQA, GSM8K, MATH, BBH, names of the harness"
+    )
+    benchmark.add_argument(
+        "--include-path", type=pathlib.Path, metavar="DIR", help="folder with your own tasks, in the harness' format"
+    )
+    benchmark.add_argument("--output", type=pathlib.Path, metavar="FILE", help="JSON file for the scores")
+    for flag, metavar, least, default, text in (
+        ("limit", "N", 1, None, "documents a task (default: all)"),
+        ("num-fewshot", "K", 0, None, "worked examples in the context (default: the task's own number)"),
+        ("batch-size", "B", 1, 8, "rows a compiled call (default: %(default)s)"),
+        ("max-length", "T", 1, 8192, "tokens of context and continuation together (default: %(default)s)"),
+        ("seed", "S", 0, 0, "of the samples, where a task wants samples (default: %(default)s)"),
+    ):
+        benchmark.add_argument(f"--{flag}", type=_at_least(least), default=default, metavar=metavar, help=text)
+    benchmark.add_argument("--dtype", help="of the weights, such as bfloat16 (default: the preset's own)")
+    benchmark.add_argument("--lora", metavar="FILE", help="of `backbone.save_lora_weights`, loaded over the preset")
+    benchmark.add_argument(
+        "--backend", default=os.environ.get("KERAS_BACKEND", "jax"), help="jax, tensorflow or torch (default: %(default)s)"
+    )
+    benchmark.set_defaults(call=_benchmark)
     run = commands.add_parser("run", help="one parameterised notebook through papermill")
     run.add_argument("notebook", metavar="NOTEBOOK", help="a file, or the name of one in ./notebooks: 01_quickstart")
     run.add_argument(
@@ -147,6 +175,24 @@ def _evaluate(parser, arguments, started):
     try:
         evaluate.run(**settings, started=started)
     except ValueError as error:  # about an argument, by the convention of the house: a failed run is another error
+        parser.error(error)
+
+
+def _benchmark(parser, arguments, started):
+    _choose_backend(parser, arguments.backend)
+    _check_packages(parser, "benchmark", "benchmark", "lm_eval")
+    if arguments.output is not None and arguments.output.is_dir():
+        parser.error(f"argument --output: expected a file, {arguments.output} is a folder")
+    from keras_bond.experiments.quiet import quiet
+
+    with quiet():  # TensorFlow, when it is imported
+        from keras_bond.experiments import benchmark
+
+    settings = {name: value for name, value in vars(arguments).items() if name not in ("command", "call", "backend")}
+    settings["tasks"] = [name.strip() for name in arguments.tasks.split(",") if name.strip()]
+    try:
+        benchmark.run(**settings, started=started)
+    except ValueError as error:
         parser.error(error)
 
 

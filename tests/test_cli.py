@@ -13,7 +13,7 @@ import tiny
 
 from keras_bond import cli
 from keras_bond import presets as bundled
-from keras_bond.evaluation import load
+from keras_bond.evaluation import ZERO_SHOT, load
 
 BACKEND = keras.config.backend()
 EVALUATE = ["evaluate", "tiny_gemma", "--reference", "tiny_gemma", "--reward", "vader", "--prompts", "prompts.txt"]
@@ -41,6 +41,15 @@ def keras_bond(*arguments, **environment):
         ([*EVALUATE, "--temperature", "warm"], "argument --temperature: expected a number above 0, received warm"),
         ([*EVALUATE, "--backend", "mxnet"], "expected one of jax, tensorflow, torch, received 'mxnet'"),
         ([*EVALUATE, "--output", __file__], f"argument --output: expected a folder, {__file__} is a file"),
+        (["benchmark", "tiny_gemma"], "required: --tasks"),
+        (
+            ["benchmark", "tiny_gemma", "--tasks", "GPQA", "--limit", "0"],
+            "expected an integer of at least 1 and below 2**32",
+        ),
+        (
+            ["benchmark", "tiny_gemma", "--tasks", "GPQA", "--output", str(pathlib.Path(__file__).parent)],
+            f"argument --output: expected a file, {pathlib.Path(__file__).parent} is a folder",
+        ),
         (["dance"], "invalid choice: 'dance'"),
         ([], "required: COMMAND"),
     ],
@@ -98,23 +107,33 @@ def presets(tmp_path_factory):
 
 
 @pytest.fixture
-def evaluate(presets, monkeypatch, capsys):
-    """`keras-bond evaluate` in this process, from that folder: (exit status, stdout, stderr)."""
+def command(presets, monkeypatch, capsys):
+    """`keras-bond ...` in this process, from that folder: (exit status, stdout, stderr)."""
     monkeypatch.chdir(presets)
     monkeypatch.setattr(sys, "path", [*sys.path])
     monkeypatch.setenv("KERAS_BACKEND", BACKEND)
+
+    def run(*arguments):
+        status, message = 0, ""
+        try:
+            cli.main(arguments)
+        except SystemExit as error:
+            status, message = (error.code, "") if isinstance(error.code, int) else (1, f"{error.code}\n")
+        out, err = capsys.readouterr()
+        return status, out, err + message
+
+    return run
+
+
+@pytest.fixture
+def evaluate(command):
+    """`keras-bond evaluate` with small sizes: what `command` returns."""
 
     def run(*arguments, **options):
         options = {"reference": "reference", "reward": "judge:letters", "prompts": "prompts.jsonl"} | options
         sizes = ["--max-prompt-length", "8", "--max-completion-length", "4", "--batch-size", "16"]
         flags = [x for name, value in options.items() for x in (f"--{name}", value)]
-        status, message = 0, ""
-        try:
-            cli.main(["evaluate", *(arguments or ["policy"]), *sizes, *flags])
-        except SystemExit as error:
-            status, message = (error.code, "") if isinstance(error.code, int) else (1, f"{error.code}\n")
-        out, err = capsys.readouterr()
-        return status, out, err + message
+        return command("evaluate", *(arguments or ["policy"]), *sizes, *flags)
 
     return run
 
@@ -195,3 +214,53 @@ def test_evaluate_says_what_is_wrong(evaluate, arguments, options, status, messa
     config = json.loads(pathlib.Path(bundled.path("tiny_gemma"), "config.json").read_text())
     message = message.format(size=config["config"]["vocabulary_size"])
     assert evaluate(*arguments, **options) == (status, "", f"keras-bond: {message}\n")
+
+
+LETTERS = """
+task: letters
+dataset_path: json
+dataset_kwargs: {data_files: {test: DATA}, cache_dir: CACHE}
+test_split: test
+output_type: multiple_choice
+doc_to_text: "{{prompt}}"
+doc_to_choice: [a, b]
+doc_to_target: 0
+metric_list: [{metric: acc, aggregation: mean, higher_is_better: true}]
+"""
+
+
+def test_benchmark_prints_and_writes_what_it_promises(command, presets, tmp_path):
+    (tmp_path / "letters.yaml").write_text(
+        LETTERS.replace("DATA", str(presets / "prompts.jsonl")).replace("CACHE", str(tmp_path / "cache"))
+    )
+    output = tmp_path / "new" / "scores.json"
+    arguments = ["benchmark", "policy", "--include-path", str(tmp_path), "--output", str(output)]
+    status, printed, _ = command(*arguments, "--tasks", " letters,", "--limit", "6", "--batch-size", "2")
+    assert status == 0
+    result = json.loads(output.read_text())
+    (score,) = result["scores"]
+    value, stderr = score.pop("value"), score.pop("stderr")
+    expected = {"task": "letters", "metric": "acc", "filter": "none", "num_fewshot": 0, "num_samples": 6}
+    assert score == {**expected, "higher_is_better": True}
+    assert printed.splitlines()[2:4] == [
+        "task     shots  documents  metric  filter   value  std. error",
+        f"letters      0          6  acc     none    {value:.4f}      {stderr:.4f}",
+    ]
+    assert (result["preset"], result["tasks"], result["backend"]) == ("policy", ["letters"], BACKEND)
+    assert (result["settings"]["limit"], result["settings"]["batch_size"], result["settings"]["dtype"]) == (6, 2, None)
+    assert set(result["versions"]) >= {"keras_bond", "keras_hub", "lm_eval", BACKEND}
+
+    output.unlink()
+    (tmp_path / "letters.yaml").write_text(LETTERS.replace("DATA", "none.jsonl").replace("CACHE", str(tmp_path / "cache")))
+    status, printed, message = command(*arguments, "--tasks", "letters")
+    assert (status, printed) == (1, "")
+    assert message.startswith("keras-bond: The task letters cannot be loaded: FileNotFoundError: ")
+    assert message.endswith("or name a folder of tasks with local data by `include_path` (--include-path).\n")
+    assert len(message.splitlines()) == 1
+    assert not output.exists()
+
+
+def test_benchmark_names_what_is_what_in_the_harness():
+    result = keras_bond("benchmark", "--help")
+    assert result.returncode == 0
+    assert all(f"{ours} is {theirs}" in " ".join(result.stdout.split()) for ours, theirs in ZERO_SHOT.items())
