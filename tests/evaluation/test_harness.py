@@ -23,6 +23,7 @@ from keras_bond import presets
 from keras_bond.evaluation import ZERO_SHOT, Score, benchmark, harness
 from keras_bond.evaluation.benchmark import scores_of
 from keras_bond.evaluation.harness import KerasHubLM
+from keras_bond.rollout import Rollout, rollout
 
 ROOT = pathlib.Path(__file__).parents[2]
 COMPILES = keras.config.backend() != "torch"
@@ -129,6 +130,15 @@ def test_one_program_per_bucket(policy):
     assert adapter.rollout._sample.traces == (2 if COMPILES else 0)
 
 
+def test_scores_in_chunks_of_positions_are_scores(policy, monkeypatch):
+    asked = requests("loglikelihood", ("ab", "abcabca"), ("", "ccc"), ("abcab", "b"))
+    expected = KerasHubLM(policy, batch_size=2).loglikelihood(asked)
+    monkeypatch.setattr(rollout, "LOGITS_AT_ONCE", 2 * 7 * 2)  # two positions of two rows
+    found = KerasHubLM(policy, batch_size=2).loglikelihood(asked)
+    np.testing.assert_allclose([score for score, _ in found], [score for score, _ in expected], rtol=1e-5)
+    assert [greedy for _, greedy in found] == [greedy for _, greedy in expected]
+
+
 def plain_logits(policy, tokens, width=40):
     """(tokens, V): from the plain model, without a cache, padded on the right: float64."""
     ids, mask = np.zeros((2, 1, width), "int32")
@@ -137,28 +147,37 @@ def plain_logits(policy, tokens, width=40):
     return logits[0, : len(tokens)].astype("float64")
 
 
-def plain_greedy(policy, prompt, budget):
+def plain_sample(policy, prompt, number, budget, segment, seed):
+    """Token by token from the plain model, by inverting its distribution with the row's own random numbers."""
     tokens = list(prompt)
-    while len(tokens) < len(prompt) + budget and tokens[-1] != 1:
-        tokens.append(int(plain_logits(policy, tokens)[-1].argmax()))
+    for t in range(budget):
+        p = np.exp(plain_logits(policy, tokens)[-1])
+        u = np.random.default_rng([seed, number, t - t % segment]).random(segment, "float32")[t % segment]
+        tokens.append(int(np.searchsorted(np.cumsum(p / p.sum()), u)))
+        if tokens[-1] == 1:
+            break
     return tokens[len(prompt) :]
 
 
-def test_generation_in_segments_is_generation(policy, monkeypatch):
+def test_generation_in_segments_is_generation(monkeypatch):
     monkeypatch.setattr(harness, "SEGMENT", 8)
-    adapter = KerasHubLM(policy, batch_size=2, max_length=64)
-    contexts = ["ab", "c", "abcab", "bca" * 5]
-    expected = [plain_greedy(policy, adapter.tok_encode(context), 19) for context in contexts]
-    assert max(map(len, expected)) == 19
-    settings = {"max_gen_toks": 19}
-    assert adapter.generate_until(requests("generate_until", *((c, settings) for c in contexts))) == [
-        adapter.tok_decode(tokens) for tokens in expected
-    ]
-    longest = max((adapter.tok_decode(tokens) for tokens in expected), key=len)
-    context = contexts[[adapter.tok_decode(tokens) for tokens in expected].index(longest)]
-    for stop in {longest[3:5], longest[8:11]}:
-        (text,) = adapter.generate_until(requests("generate_until", (context, {**settings, "until": stop})))
-        assert text == longest.split(stop)[0]
+    policy, seed = tiny.causal_lm(scale=0.3), 32
+    adapter = KerasHubLM(policy, batch_size=2, max_length=64, seed=seed)
+    contexts, settings = ["ab", "c", "abcab", "bca" * 5], {"max_gen_toks": 19, "do_sample": True}
+    prompts = [adapter.tok_encode(context) for context in contexts]
+    tokens = [plain_sample(policy, prompt, i, 19, 8, seed) for i, prompt in enumerate(prompts)]
+    assert [len(row) for row in tokens] == [19, 18, 4, 1]
+    expected = [adapter.tok_decode(row) for row in tokens]
+    assert adapter.generate_until(requests("generate_until", *((c, settings) for c in contexts))) == expected
+
+    calls, sample = [], Rollout.sample
+    monkeypatch.setattr(Rollout, "sample", lambda *arguments: calls.append(1) or sample(*arguments))
+    assert expected[0] == "bacccbaabbbabbbb"
+    for stop, text, segments in (("ac", "b", 1), ("bba", "bacccbaab", 2), ("x", expected[0], 3)):
+        asked = requests("generate_until", (contexts[0], {**settings, "until": [stop, "y"]}))
+        assert adapter.generate_until(asked) == [text]
+        assert len(calls) == segments
+        calls.clear()
 
 
 def test_samples_have_streams_of_their_own(policy):
@@ -290,8 +309,6 @@ def folder(tmp_path):
 
 
 def test_benchmark_scores_a_live_model(policy, folder):
-    group = {"group": "both", "task": ["endings"], "aggregate_metric_list": [{"metric": "acc"}]}
-    (folder / "group.yaml").write_text(yaml.safe_dump(group))
     scores = benchmark(policy, ["endings", "continuation"], include_path=folder, limit=3, batch_size=4)
     assert [(s.task, s.metric, s.filter) for s in scores] == [
         ("endings", "acc", "none"),
