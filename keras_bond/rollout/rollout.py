@@ -13,7 +13,7 @@ from keras_hub import models
 
 from keras_bond._checks import check_at_least
 from keras_bond.ops import completion_mask, draw_tokens, token_log_probs
-from keras_bond.rollout.functional import Program, using
+from keras_bond.rollout.functional import Program, spread_rows, using
 
 
 class Completions(NamedTuple):
@@ -235,4 +235,5 @@ class Rollout:
 
 def _tensors(*values):
     dtypes = {"f": "float32", "i": "int32", "b": "bool"}
-    return [ops.convert_to_tensor(v, dtype=dtypes[v.dtype.kind]) if isinstance(v, np.ndarray) else v for v in values]
+    values = [ops.convert_to_tensor(v, dtype=dtypes[v.dtype.kind]) if isinstance(v, np.ndarray) else v for v in values]
+    return [spread_rows(v) for v in values]

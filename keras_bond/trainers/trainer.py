@@ -17,7 +17,7 @@ from keras_bond._checks import check_at_least
 from keras_bond.anchors import FrozenAnchor
 from keras_bond.ops import best_of_n_weights, sequence_kl, sequence_log_prob, token_log_probs, win_rate
 from keras_bond.rewards import call_reward, check_reward
-from keras_bond.rollout import Completions, PromptTable, Rollout, Scores, Trajectory, Weights, using, weights_of
+from keras_bond.rollout import Completions, PromptTable, Rollout, Scores, Trajectory, Weights, check_rows, using, weights_of
 from keras_bond.trainers.backend import BackendTrainer
 from keras_bond.trainers.progress import ProgressBar
 from keras_bond.trainers.saving import StateSaving
@@ -414,6 +414,9 @@ class AlignmentTrainer(StateSaving, BackendTrainer, keras.Model):
                 "The policy's trainable variables have changed since the trainer was made (by `enable_lora`, or by "
                 "freezing layers). Do that first, then make the trainer."
             )
+        check_rows(table.batch_size, "`batch_size`")
+        if not table.shuffle:
+            check_rows(len(table.prompts), "The number of prompts that are taken once, in order,")
         encoded = self.rollout.encode(table.prompts)
         self._table, self._encoded, self._width = table, encoded, self.rollout.bucket(encoded)
 

@@ -3,6 +3,8 @@
 import jax
 import keras
 
+from keras_bond.rollout import spread_rows
+
 
 def gradient(function, value):
     """d function(value) / d value, of a scalar function of one tensor."""
@@ -21,7 +23,8 @@ class BackendTrainer(keras.Model):
                 trainable, non_trainable, *rest = state
                 with self._scope(trainable, non_trainable) as scope:
                     draw = self.draw(rows.shape[0])
-                trajectory = self.collect(rows, draw)
+                trajectory = jax.tree.map(spread_rows, self.collect(rows, draw))
+                del draw  # the anchor's weights in the policy's dtype: memory that the update may want
                 non_trainable = [scope.get_current_value(v) for v in self.non_trainable_variables]
                 logs, state = step((trainable, non_trainable, *rest), iter([(trajectory,)]))
                 observe(trajectory)

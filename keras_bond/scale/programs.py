@@ -1,0 +1,78 @@
+"""The compiled pieces of one step, lowered from shapes alone."""
+
+import jax
+import keras
+
+from keras_bond.rollout import Trajectory, Weights
+
+
+def lower_step(trainer, batch_size, prompt_length):
+    """The three programs that a step of `fit` runs, traced and lowered for the `keras.distribution` in force.
+
+    Args:
+        trainer: an `AlignmentTrainer` that is compiled with an optimizer and without quantiles (`JBOND`, `BestOfNSFT`,
+            `Reinforce`); it may come from `keras_bond.scale.abstract`: no value of it is read.
+        batch_size: prompts a step.
+        prompt_length: tokens, the width of the padded prompts.
+
+    Returns:
+        dict of `jax.stages.Lowered`: `"sample"` (one completion a prompt), `"score"` (their log-probabilities under another
+        model) and `"update"` (loss, gradients, optimizer and anchor, with the state's buffers re-used).
+    """
+    rollout, state = trainer.rollout, abstract_state(trainer)
+    policy = trainer.policy
+    weights = Weights(_variables(policy.trainable_variables), _variables(policy.non_trainable_variables))
+    prompt = (_rows((batch_size, prompt_length), "int32"),) * 2
+    shape = (batch_size, rollout.max_completion_length)
+    sample = jax.jit(lambda *arguments: rollout.sample(*arguments))
+    score = jax.jit(lambda *arguments: rollout.score(*arguments))
+    shardings = jax.tree.map(lambda value: value.sharding, state) if keras.distribution.distribution() else None
+    update = jax.jit(trainer.train_step, donate_argnums=0, out_shardings=(None, shardings) if shardings else None)
+    return {
+        "sample": sample.lower(weights, *prompt, _rows(shape, "float32")),
+        "score": score.lower(weights, *prompt, _rows(shape, "int32")),
+        "update": update.lower(state, (_trajectory(trainer, batch_size, prompt_length),)),
+    }
+
+
+def abstract_state(trainer):
+    """What Keras hands to the update: trainable, non-trainable, optimizer's and metrics' variables, as shapes."""
+    if not trainer.optimizer.built:
+        trainer.optimizer.build(trainer.trainable_variables)
+    groups = (trainer.trainable_variables, trainer.non_trainable_variables, trainer.optimizer.variables)
+    return tuple(_variables(group) for group in (*groups, trainer.metrics_variables))
+
+
+def _trajectory(trainer, batch_size, prompt_length):
+    samples, drawn = batch_size * trainer.num_samples, trainer.num_anchor_samples
+    contenders = drawn if trainer.variance_reduction else min(drawn, 1)
+    budget = trainer.rollout.max_completion_length
+    return Trajectory(
+        prompt_ids=_rows((batch_size, prompt_length), "int32"),
+        prompt_mask=_rows((batch_size, prompt_length), "int32"),
+        completion_ids=_rows((samples, budget), "int32"),
+        completion_mask=_rows((samples, budget), "bool"),
+        contender_ids=_rows((batch_size * contenders, budget), "int32"),
+        contender_mask=_rows((batch_size * contenders, budget), "bool"),
+        contender_weights=_rows((batch_size, contenders), "float32"),
+        reward=_rows((samples,), "float32"),
+        anchor_rewards=_rows((samples, drawn), "float32"),
+        anchor_log_prob=_rows((samples,), "float32"),
+        reference_log_prob=_rows((samples,), "float32"),
+    )
+
+
+def _variables(variables):
+    distribution = keras.distribution.distribution()
+    return [
+        jax.ShapeDtypeStruct(v.shape, v.dtype, sharding=distribution and distribution.get_variable_layout(v).backend_layout)
+        for v in variables
+    ]
+
+
+def _rows(shape, dtype):
+    distribution = keras.distribution.distribution()
+    spread = distribution is not None and shape[0] % distribution.num_model_replicas == 0
+    return jax.ShapeDtypeStruct(
+        shape, dtype, sharding=distribution.get_data_layout(shape).backend_layout if spread else None
+    )
