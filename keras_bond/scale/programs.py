@@ -20,19 +20,36 @@ def lower_step(trainer, batch_size, prompt_length):
         model) and `"update"` (loss, gradients, optimizer and anchor, with the state's buffers re-used).
     """
     rollout, state = trainer.rollout, abstract_state(trainer)
-    policy = trainer.policy
-    weights = Weights(_variables(policy.trainable_variables), _variables(policy.non_trainable_variables))
+    weights = _weights(trainer.policy)
     prompt = (_rows((batch_size, prompt_length), "int32"),) * 2
-    shape = (batch_size, rollout.max_completion_length)
-    sample = jax.jit(lambda *arguments: rollout.sample(*arguments))
+    completion = _rows((batch_size, rollout.max_completion_length), "int32")
     score = jax.jit(lambda *arguments: rollout.score(*arguments))
     shardings = jax.tree.map(lambda value: value.sharding, state) if keras.distribution.distribution() else None
     update = jax.jit(trainer.train_step, donate_argnums=0, out_shardings=(None, shardings) if shardings else None)
     return {
-        "sample": sample.lower(weights, *prompt, _rows(shape, "float32")),
-        "score": score.lower(weights, *prompt, _rows(shape, "int32")),
+        "sample": _lower_sample(trainer, batch_size, prompt_length, rollout.max_completion_length),
+        "score": score.lower(weights, *prompt, completion),
         "update": update.lower(state, (_trajectory(trainer, batch_size, prompt_length),)),
     }
+
+
+def lower_token(trainer, batch_size, prompt_length):
+    """One token of sampling, over a cache of the same length: a program whose only loop is not run before it.
+
+    XLA counts the body of a loop once, whatever the number of its runs: so `sample` is a prefill and one token, and this
+    is the token.
+    """
+    return _lower_sample(trainer, batch_size, 1, prompt_length + trainer.rollout.max_completion_length - 1)
+
+
+def _lower_sample(trainer, batch_size, prompt_length, tokens):
+    sample = jax.jit(lambda *arguments: trainer.rollout.sample(*arguments))
+    prompt = (_rows((batch_size, prompt_length), "int32"),) * 2
+    return sample.lower(_weights(trainer.policy), *prompt, _rows((batch_size, tokens), "float32"))
+
+
+def _weights(policy):
+    return Weights(_variables(policy.trainable_variables), _variables(policy.non_trainable_variables))
 
 
 def abstract_state(trainer):
