@@ -41,6 +41,11 @@ def keras_bond(*arguments, **environment):
         ([*EVALUATE, "--temperature", "warm"], "argument --temperature: expected a number above 0, received warm"),
         ([*EVALUATE, "--backend", "mxnet"], "expected one of jax, tensorflow, torch, received 'mxnet'"),
         ([*EVALUATE, "--output", __file__], f"argument --output: expected a folder, {__file__} is a file"),
+        (["scale", "--preset", "gemma_2b"], "required: --topology"),
+        (
+            ["scale", "--preset", "gemma_2b", "--topology", "v5e:2x4", "--batch", "0"],
+            "argument --batch: expected an integer",
+        ),
         (["dance"], "invalid choice: 'dance'"),
         ([], "required: COMMAND"),
     ],

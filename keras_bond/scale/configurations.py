@@ -30,7 +30,10 @@ CONFIGURATIONS = {
     "gemma2_2b": ("Gemma", _sizes(256000, 26, 8, 4, 2304, 18432, **_GEMMA2)),
     "gemma2_9b": ("Gemma", _sizes(256000, 42, 16, 8, 3584, 28672, **_GEMMA2)),
     "gemma3_1b": ("Gemma3", _sizes(262144, 26, 4, 1, 1152, 6912, sliding_window_size=512, **_GEMMA3)),
-    "gemma3_4b": ("Gemma3", _sizes(262144, 34, 8, 4, 2560, 10240, sliding_window_size=1024, global_rope_scaling_factor=8.0, **_GEMMA3)),
+    "gemma3_4b": (
+        "Gemma3",
+        _sizes(262144, 34, 8, 4, 2560, 10240, sliding_window_size=1024, global_rope_scaling_factor=8.0, **_GEMMA3),
+    ),
 }
 
 
@@ -50,7 +53,9 @@ def make_policy(name, dtype="bfloat16", lora_rank=None, **overrides):
         models = {part: getattr(keras_hub.models, kind + part) for part in ("Tokenizer", "Backbone", "CausalLM")}
         tokenizer = models["Tokenizer"](proto=proto, **({"has_vision_tokens": False} if kind == "Gemma3" else {}))
         preprocessor = getattr(keras_hub.models, f"{kind}CausalLMPreprocessor")(tokenizer)
-        policy = models["CausalLM"](backbone=models["Backbone"](**(config | overrides), dtype=dtype), preprocessor=preprocessor)
+        policy = models["CausalLM"](
+            backbone=models["Backbone"](**(config | overrides), dtype=dtype), preprocessor=preprocessor
+        )
     else:
         preset = presets.path(name) if name in presets.names() else name
         policy = keras_hub.models.CausalLM.from_preset(preset, load_weights=False, dtype=dtype, **overrides)

@@ -4,8 +4,8 @@ import re
 
 import keras
 
-# The axes to split, first choice first: the first that the mesh divides is taken. Heads before others, so that attention needs
-# no exchange; where there are too few heads, the model's width.
+# The axes to split, first choice first: the first that the mesh divides is taken. Heads before others, so that attention
+# needs no exchange; where there are too few heads, the model's width.
 _KERNELS = (
     (r"token_embedding/embeddings", (0, 1)),  # (vocabulary, width)
     (r"decoder_block_\d+/attention/query/kernel", (0, 1, 2)),  # (heads, width, head_dim)
@@ -26,8 +26,8 @@ def layout_map(policy, mesh, model_axis="model"):
 
     Kernels and the embedding are split over the model axis of the mesh, normalisations are whole on every chip. LoRA's A is
     split as its kernel's first axes are, B as its last; a trainer's anchor and reference are laid out as the variables that
-    they shadow, and Keras' optimizers likewise. An axis that the mesh does not divide is not split: then the next one is, and
-    if there is none the variable is whole on every chip.
+    they shadow, and Keras' optimizers likewise. An axis that the mesh does not divide is not split: then the next one is,
+    and if there is none the variable is whole on every chip.
 
     Args:
         policy: a `CausalLM` or a backbone of Gemma, Gemma 2 or Gemma 3 (text), with LoRA or without. Only names and shapes
@@ -44,18 +44,19 @@ def layout_map(policy, mesh, model_axis="model"):
     Example:
 
     ```python
-    make = lambda: keras_hub.models.CausalLM.from_preset("gemma2_9b_en", dtype="bfloat16")
+    load = functools.partial(keras_hub.models.CausalLM.from_preset, "gemma2_9b_en", dtype="bfloat16")
     mesh = keras.distribution.DeviceMesh((2, 4), ("batch", "model"))
-    layouts = keras_bond.scale.layout_map(keras_bond.scale.abstract(make), mesh)
+    layouts = keras_bond.scale.layout_map(keras_bond.scale.abstract(lambda: load(load_weights=False)), mesh)
     keras.distribution.set_distribution(keras.distribution.ModelParallel(layout_map=layouts, batch_dim_name="batch"))
-    policy = make()  # each chip holds its part
+    policy = load()  # each chip holds its part
     ```
     """
     if not isinstance(mesh, keras.distribution.DeviceMesh):
         raise ValueError(f"`mesh` must be a `keras.distribution.DeviceMesh`. Received: mesh={mesh!r}")
     if model_axis not in mesh.axis_names:
         raise ValueError(
-            f"`model_axis` must name an axis of the mesh, one of {list(mesh.axis_names)}. Received: model_axis={model_axis!r}"
+            f"`model_axis` must name an axis of the mesh, one of {list(mesh.axis_names)}. "
+            f"Received: model_axis={model_axis!r}"
         )
     backbone = getattr(policy, "backbone", policy)
     chips = mesh.shape[mesh.axis_names.index(model_axis)]

@@ -3,7 +3,7 @@
 import math
 import re
 import time
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import keras
@@ -12,7 +12,7 @@ from keras_bond.scale.abstract import abstract
 from keras_bond.scale.configurations import make_policy
 from keras_bond.scale.layouts import layout_map
 from keras_bond.scale.programs import abstract_state, lower_step, lower_token
-from keras_bond.scale.topology import CHIPS, GIB, device_mesh, parse_topology
+from keras_bond.scale.topology import CHIPS, device_mesh, parse_topology
 from keras_bond.schedules import LinearWarmup
 from keras_bond.trainers import JBOND
 
@@ -66,9 +66,7 @@ def _needed(message):
 
 def held_bytes(variables):
     """Bytes that one chip holds of abstract arrays."""
-    return sum(
-        math.prod(v.sharding.shard_shape(v.shape) if v.sharding else v.shape) * v.dtype.itemsize for v in variables
-    )
+    return sum(math.prod(v.sharding.shard_shape(v.shape) if v.sharding else v.shape) * v.dtype.itemsize for v in variables)
 
 
 def step_report(
@@ -157,9 +155,7 @@ def step_report(
 
 def _whole_loop(sample, token, tokens):
     """The compiler counts sampling's loop once: add the other tokens."""
-    return sample._replace(
-        flops=sample.flops + (tokens - 1) * token.flops, moved=sample.moved + (tokens - 1) * token.moved
-    )
+    return sample._replace(flops=sample.flops + (tokens - 1) * token.flops, moved=sample.moved + (tokens - 1) * token.moved)
 
 
 def _runs(trainer):
@@ -170,20 +166,17 @@ def _runs(trainer):
 
 def _memory(trainer, state, costs, limit):
     """Bytes a chip: what stays, and the peak over the programs of a step, each beside what stays and is not its own."""
-    policy = trainer.policy
     trainable, non_trainable, optimizer, _ = state
-    shadows = {v.path: a for v, a in zip(trainer.non_trainable_variables, non_trainable, strict=True)}
-    shadowed = held_bytes(
-        shadows[s.path] for s in dict.fromkeys([*trainer.anchor.shadows, *trainer.reference.shadows], None)
-    )
-    weights = held_bytes(trainable) + held_bytes(shadows[v.path] for v in policy.non_trainable_variables)
+    held = {id(v): value for v, value in zip(trainer.non_trainable_variables, non_trainable, strict=True)}
+    shadows = {id(s): s for anchor in (trainer.anchor, trainer.reference) for s in anchor.shadows}
+    weights = held_bytes(trainable) + held_bytes(held[id(v)] for v in trainer.policy.non_trainable_variables)
     total = held_bytes(jax.tree.leaves(state))
-    copies = 0 if all(v.dtype == "float32" for v in policy.trainable_variables) else 2 * held_bytes(trainable)
-    beside = total - weights + copies  # sampling and scoring take weights in the policy's dtype
+    copies = sum(v.dtype != "float32" for v in trainable) and 2 * held_bytes(trainable)
+    beside = total - weights + copies  # sampling and scoring take all weights in the policy's dtype
     peak = max(costs["sample"].peak + beside, costs["score"].peak + beside, costs["update"].peak)
     return {
         "policy_bytes": weights,
-        "anchor_and_reference_bytes": shadowed,
+        "anchor_and_reference_bytes": held_bytes(held[key] for key in shadows),
         "optimizer_bytes": held_bytes(optimizer),
         "state_bytes": total,
         "peak_bytes": peak,

@@ -43,7 +43,7 @@ def parse_topology(name):
 
 
 def device_mesh(topology, model_chips=None):
-    """A `keras.distribution.DeviceMesh` with the axes `batch` and `model` over the chips of a topology, none of which is here.
+    """A `keras.distribution.DeviceMesh`, axes `batch` and `model`, over the chips of a topology, none of which is here.
 
     Args:
         topology: such as `"v5e:2x4"`.

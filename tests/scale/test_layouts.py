@@ -1,3 +1,5 @@
+import types
+
 import keras
 import pytest
 import tiny
@@ -90,15 +92,13 @@ def test_an_abstract_policy_has_the_same_layouts():
 
 
 def test_a_variable_without_a_rule_is_named():
-    class Other:
-        variables = [keras.Variable([1.0, 2.0, 3.0], name="gate")]
-
+    other = types.SimpleNamespace(variables=[keras.Variable([1.0, 2.0, 3.0], name="gate")])
     with pytest.raises(ValueError) as error:
-        scale.layout_map(Other, mesh())
+        scale.layout_map(other, mesh())
     assert str(error.value) == (
         "`layout_map` has no rule for the variable `gate` of shape (3,), which would be whole on every chip. "
-        "Expected the variables of a Gemma, Gemma 2 or Gemma 3 text model, with LoRA or without, not quantized. Add your own "
-        "rule to a `keras.distribution.LayoutMap`."
+        "Expected the variables of a Gemma, Gemma 2 or Gemma 3 text model, with LoRA or without, not quantized. Add your "
+        "own rule to a `keras.distribution.LayoutMap`."
     )
 
 
@@ -108,5 +108,5 @@ def test_a_wrong_mesh_is_refused():
     ):
         scale.layout_map(policy(), mesh(axes=("batch", "tensor")))
     assert scale.layout_map(policy(), mesh(axes=("batch", "tensor")), model_axis="tensor")
-    with pytest.raises(ValueError, match="^`mesh` must be a `keras.distribution.DeviceMesh`. Received: mesh=8"):
+    with pytest.raises(ValueError, match=r"^`mesh` must be a `keras.distribution.DeviceMesh`\. Received: mesh=8"):
         scale.layout_map(policy(), 8)
