@@ -7,7 +7,7 @@ from keras_bond._checks import check_at_least
 from keras_bond.evaluation.best_of_n import check_best_of_n
 from keras_bond.evaluation.estimates import estimate_all
 from keras_bond.evaluation.samples import Evaluation, Samples
-from keras_bond.ops import sequence_kl, sequence_log_prob, token_log_probs
+from keras_bond.ops import sequence_log_prob, token_kl, token_log_probs
 from keras_bond.rewards import call_reward, check_reward
 from keras_bond.rollout import Program, PromptTable, Rollout, using, weights_of
 
@@ -123,14 +123,22 @@ class Evaluator:
         return self._divergence(weights, self._reference_weights(), ids, mask, completions.token_ids, completions.mask)
 
     def _divergence_function(self, weights, reference_weights, prompt_ids, prompt_mask, completion_ids, mask):
-        with using(self.rollout.causal_lm, weights):
-            logits = self.rollout.completion_logits(prompt_ids, prompt_mask, completion_ids)
-        with using(self.reference_rollout.causal_lm, reference_weights):
-            reference_logits = self.reference_rollout.completion_logits(prompt_ids, prompt_mask, completion_ids)
-        temperature = self.rollout.temperature
-        log_probs = [token_log_probs(x, completion_ids, temperature) for x in (logits, reference_logits)]
-        kl = sequence_kl(logits, reference_logits, mask, temperature)
-        return kl, *(sequence_log_prob(x, mask) for x in log_probs)
+        both = (self.rollout, weights), (self.reference_rollout, reference_weights)
+        hidden = []
+        for rollout, values in both:
+            with using(rollout.causal_lm, values):
+                hidden.append(rollout.hidden(prompt_ids, prompt_mask, completion_ids))
+
+        def compare(token_ids, *hidden):
+            logits = []
+            for (rollout, values), h in zip(both, hidden, strict=True):
+                with using(rollout.causal_lm, values):
+                    logits.append(rollout.logits(h))
+            temperature = self.rollout.temperature
+            return token_kl(*logits, temperature), *(token_log_probs(x, token_ids, temperature) for x in logits)
+
+        by_token = self.rollout.by_position(compare, completion_ids, *hidden)
+        return tuple(sequence_log_prob(values, mask) for values in by_token)
 
     def _log_probs(self, weights, samples):
         """(P, k): log pi(y|x) of samples that were drawn before."""

@@ -7,6 +7,7 @@ from keras_bond.ops.best_of_n import (
     best_of_n_weights,
     best_of_n_win_rate,
 )
+from keras_bond.ops.chunks import in_chunks, smallest_divisor
 from keras_bond.ops.divergences import backward_kl_loss, forward_kl_loss, jeffreys_loss, kl_loss
 from keras_bond.ops.frontier import frontier_efficiency, frontier_kl, frontier_win_rate, kl_efficiency
 from keras_bond.ops.policy_gradient import leave_one_out_baseline, reinforce_loss
@@ -17,7 +18,7 @@ from keras_bond.ops.quantiles import (
     monte_carlo_quantiles,
     win_rate,
 )
-from keras_bond.ops.sequences import completion_mask, draw_tokens, sequence_kl, sequence_log_prob, token_log_probs
+from keras_bond.ops.sequences import completion_mask, draw_tokens, sequence_kl, sequence_log_prob, token_kl, token_log_probs
 
 __all__ = [
     "backward_kl_loss",
@@ -34,6 +35,7 @@ __all__ = [
     "frontier_efficiency",
     "frontier_kl",
     "frontier_win_rate",
+    "in_chunks",
     "jbond_reward",
     "jeffreys_loss",
     "kl_efficiency",
@@ -43,6 +45,8 @@ __all__ = [
     "reinforce_loss",
     "sequence_kl",
     "sequence_log_prob",
+    "smallest_divisor",
+    "token_kl",
     "token_log_probs",
     "win_rate",
 ]

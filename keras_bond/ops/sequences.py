@@ -63,6 +63,19 @@ def sequence_log_prob(log_probs, mask):
     return ops.sum(ops.where(ops.cast(mask, "bool"), as_float(log_probs), 0.0), axis=1)
 
 
+def token_kl(logits, reference_logits, temperature=1.0):
+    """KL(pi || pi_ref) of the next token, exact: (..., V), (..., V) -> (...), in nats.
+
+        sum_v pi(v) log(pi(v) / pi_ref(v)),    pi = softmax(logits / temperature)
+
+    >>> round(float(token_kl([[0.0, 0.0]], [[0.0, 1.0]])[0]), 4)
+    0.1201
+    """
+    log_p = ops.log_softmax(as_float(logits) / temperature)
+    log_q = ops.log_softmax(as_float(reference_logits) / temperature)
+    return ops.sum(ops.exp(log_p) * (log_p - log_q), axis=-1)
+
+
 def sequence_kl(logits, reference_logits, mask, temperature=1.0):
     """KL(pi || pi_ref) of whole completions, exact per token along completions sampled from pi.
 
@@ -84,9 +97,7 @@ def sequence_kl(logits, reference_logits, mask, temperature=1.0):
     >>> float(sequence_kl([[[0.0, 0.0]]], [[[0.0, 0.0]]], [[1]])[0])
     0.0
     """
-    log_p = ops.log_softmax(as_float(logits) / temperature)
-    log_q = ops.log_softmax(as_float(reference_logits) / temperature)
-    return sequence_log_prob(ops.sum(ops.exp(log_p) * (log_p - log_q), axis=-1), mask)
+    return sequence_log_prob(token_kl(logits, reference_logits, temperature), mask)
 
 
 def draw_tokens(logits, uniforms, temperature=1.0):

@@ -7,13 +7,17 @@ shifted row has the same distribution.
 
 from typing import Any, NamedTuple
 
+import keras
 import numpy as np
 from keras import ops
 from keras_hub import models
 
 from keras_bond._checks import check_at_least
-from keras_bond.ops import completion_mask, draw_tokens, token_log_probs
+from keras_bond.ops import completion_mask, draw_tokens, in_chunks, smallest_divisor, token_log_probs
 from keras_bond.rollout.functional import Program, spread_rows, using
+
+LOGITS_AT_ONCE = 2**26
+"""About how many logits exist at a time in scoring and in the update: 256 MiB in float32."""
 
 
 class Completions(NamedTuple):
@@ -83,6 +87,7 @@ class Rollout:
         self.max_completion_length = max_completion_length
         self.temperature = temperature
         self.stop_token_ids = self._stop_token_ids(stop_token_ids)
+        self._vocabulary_size = backbone.token_embedding.input_dim
         self._new_cache = next(make for kind, make in _CACHES.items() if isinstance(backbone, kind))
         self._sample = Program(self._sample_function)
         self._score = Program(self._score_function)
@@ -152,22 +157,38 @@ class Rollout:
         """(B, T) float32: log-probability of every completion token under `weights` at the sampling temperature."""
         return self._score(weights, *_tensors(prompt_ids, prompt_mask, completion_ids))
 
-    def completion_logits(self, prompt_ids, prompt_mask, completion_ids):
-        """(B, T, V): the logits that predict each completion token, from the model's present weights.
-
-        Only completion positions are projected to the vocabulary.
-        """
+    def hidden(self, prompt_ids, prompt_mask, completion_ids):
+        """(B, T, D): the last hidden state before each completion token, from the model's present weights."""
         width = prompt_ids.shape[1]
         ids = ops.concatenate([prompt_ids, completion_ids[:, :-1]], axis=1)
         mask = ops.concatenate([prompt_mask, ops.ones_like(completion_ids[:, :-1])], axis=1)
-        backbone = self.causal_lm.backbone
-        hidden = backbone({"token_ids": ids, "padding_mask": mask}, training=False)
-        return backbone.token_embedding(hidden[:, width - 1 :], reverse=True)
+        hidden = self.causal_lm.backbone({"token_ids": ids, "padding_mask": mask}, training=False)
+        return hidden[:, width - 1 :]
+
+    def logits(self, hidden):
+        """(..., V): the logits of the token that follows each hidden state (..., D)."""
+        return self.causal_lm.backbone.token_embedding(hidden, reverse=True)
+
+    def by_position(self, function, *arrays):
+        """`function(*arrays)`, position by position of (B, T, ...) arrays, a chunk of positions at a time.
+
+        `function` may make logits of its rows, (N, ...) each: at most about `LOGITS_AT_ONCE` of them exist at a time,
+        forward and backward. It returns (N,) arrays; these come back as (B, T).
+        """
+        batch_size, length = arrays[0].shape[:2]
+        count = smallest_divisor(length, batch_size * length * self._vocabulary_size / LOGITS_AT_ONCE)
+        result = in_chunks(function, [ops.swapaxes(array, 0, 1) for array in arrays], count)
+        return keras.tree.map_structure(ops.transpose, result)
 
     def token_log_probs(self, prompt_ids, prompt_mask, completion_ids):
         """(B, T) float32: `score` under the model's present weights, differentiable."""
-        logits = self.completion_logits(prompt_ids, prompt_mask, completion_ids)
-        return token_log_probs(logits, completion_ids, self.temperature)
+        return self.hidden_log_probs(self.hidden(prompt_ids, prompt_mask, completion_ids), completion_ids)
+
+    def hidden_log_probs(self, hidden, completion_ids):
+        """(B, T) float32: `token_log_probs`, given what `hidden` returned."""
+        return self.by_position(
+            lambda h, ids: token_log_probs(self.logits(h), ids, self.temperature), hidden, completion_ids
+        )
 
     def _score_function(self, weights, prompt_ids, prompt_mask, completion_ids):
         with using(self.causal_lm, weights):
@@ -190,7 +211,7 @@ class Rollout:
 
         def next_token(step, token, done, token_ids, log_probs, cache):
             hidden, cache = self._decode(ops.expand_dims(token, 1), cache, width - 1 + step, mask)
-            logits = self.causal_lm.backbone.token_embedding(hidden, reverse=True)[:, 0]
+            logits = self.logits(hidden)[:, 0]
             u = ops.squeeze(ops.slice(uniforms, (0, step), (batch_size, 1)), 1)
             token, log_prob = draw_tokens(logits, u, self.temperature)
             token = ops.where(done, self.tokenizer.pad_token_id, token)

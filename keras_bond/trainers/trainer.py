@@ -15,7 +15,7 @@ from keras import ops
 
 from keras_bond._checks import check_at_least
 from keras_bond.anchors import FrozenAnchor
-from keras_bond.ops import best_of_n_weights, sequence_kl, sequence_log_prob, token_log_probs, win_rate
+from keras_bond.ops import best_of_n_weights, in_chunks, sequence_log_prob, smallest_divisor, token_kl, win_rate
 from keras_bond.rewards import call_reward, check_reward
 from keras_bond.rollout import Completions, PromptTable, Rollout, Scores, Trajectory, Weights, check_rows, using, weights_of
 from keras_bond.trainers.backend import BackendTrainer
@@ -61,6 +61,8 @@ class AlignmentTrainer(StateSaving, BackendTrainer, keras.Model):
             and has its part without reward as an exact KL: see `ops.forward_kl_loss` (ours). An update is then on k anchor
             samples a prompt. `False` is the paper's estimator, the best of the first n alone: cheaper and noisier.
         num_samples: m, samples of the policy per prompt.
+        microbatch_size: prompts whose activations are in memory at a time; by default all of a batch. Smaller is the same
+            update in less memory: the forward pass is computed a second time for the backward pass.
         max_prompt_length: tokens, start token included; longer prompts are refused.
         max_completion_length: tokens, stop token included.
         temperature: > 0, of both sampling and log-probabilities.
@@ -91,6 +93,7 @@ class AlignmentTrainer(StateSaving, BackendTrainer, keras.Model):
         num_best_of=None,
         variance_reduction=False,
         num_samples=1,
+        microbatch_size=None,
         max_prompt_length=64,
         max_completion_length=32,
         temperature=1.0,
@@ -101,7 +104,7 @@ class AlignmentTrainer(StateSaving, BackendTrainer, keras.Model):
         **kwargs,
     ):
         super().__init__(name=name, **kwargs)
-        check_at_least(1, num_samples=num_samples)
+        check_at_least(1, num_samples=num_samples, microbatch_size=1 if microbatch_size is None else microbatch_size)
         check_reward(reward)
         _check_sampler(sampler)
         self.rollout = Rollout(policy, max_prompt_length, max_completion_length, temperature, stop_token_ids)
@@ -115,6 +118,7 @@ class AlignmentTrainer(StateSaving, BackendTrainer, keras.Model):
         self._reward = lambda: reward  # out of Keras' sight: a reward that is a layer must not be trained along
         self.anchor = anchor
         self.num_samples, self.num_anchor_samples = num_samples, num_anchor_samples
+        self.microbatch_size = microbatch_size
         self.num_best_of = num_best_of or num_anchor_samples
         self.variance_reduction = variance_reduction
         self.seed = seed
@@ -281,25 +285,49 @@ class AlignmentTrainer(StateSaving, BackendTrainer, keras.Model):
         return loss, logs
 
     def scores(self, t):
-        """`Scores` of a `Trajectory`: one forward pass of the policy for its own samples and the contenders together."""
-        rollout, contenders = self.rollout, t.contender_weights.shape[1]
-        prompt_ids, prompt_mask = (
-            ops.concatenate([ops.repeat(field, self.num_samples, axis=0), ops.repeat(field, contenders, axis=0)])
-            for field in (t.prompt_ids, t.prompt_mask)
+        """`Scores` of a `Trajectory`: one forward pass for the policy's samples and the contenders, by microbatches."""
+        (prompts, contenders), length = t.contender_weights.shape, t.completion_ids.shape[1]
+        samples = [self.num_samples, contenders]
+        ids = ops.concatenate(
+            [
+                ops.reshape(field, (prompts, count, length))
+                for field, count in zip((t.completion_ids, t.contender_ids), samples, strict=True)
+            ],
+            axis=1,
         )
-        ids = ops.concatenate([t.completion_ids, t.contender_ids])
-        mask = ops.concatenate([t.completion_mask, t.contender_mask])
-        logits = rollout.completion_logits(prompt_ids, prompt_mask, ids)
-        rows = ops.shape(t.completion_ids)[0]  # TensorFlow relaxes it where batches differ in size
-        by_prompt = (-1, max(contenders, 1))
-        log_prob = sequence_log_prob(token_log_probs(logits, ids, rollout.temperature), mask)
-        contender_kl = None
-        if self.variance_reduction and contenders:
-            first_ids, first_mask = t.contender_ids[::contenders], t.contender_mask[::contenders]
-            with using(self.policy, weights_of(self.policy, [s.value for s in self.anchor.shadows])):
-                anchor_logits = ops.stop_gradient(rollout.completion_logits(t.prompt_ids, t.prompt_mask, first_ids))
-            contender_kl = sequence_kl(anchor_logits, logits[rows::contenders], first_mask, rollout.temperature)
-        return Scores(log_prob[:rows], ops.reshape(log_prob[rows:], by_prompt), contender_kl)
+        microbatches = smallest_divisor(prompts, prompts / (self.microbatch_size or prompts))
+        log_probs, *anchor_kl = in_chunks(self._token_scores, [t.prompt_ids, t.prompt_mask, ids], microbatches)
+        log_prob, contender_log_prob = (
+            sequence_log_prob(ops.reshape(values, (-1, length)), mask)
+            for values, mask in zip(
+                (log_probs[:, : self.num_samples], log_probs[:, self.num_samples :]),
+                (t.completion_mask, t.contender_mask),
+                strict=True,
+            )
+        )
+        first = t.contender_mask[:: max(contenders, 1)]
+        contender_kl = [sequence_log_prob(values, first) for values in anchor_kl]
+        return Scores(log_prob, ops.reshape(contender_log_prob, (prompts, contenders)), *contender_kl)
+
+    def _token_scores(self, prompt_ids, prompt_mask, ids):
+        """Of S samples for each of b prompts, (b, S, T): their token log-probs, of the same shape; with variance reduction
+        also KL(pi_a || pi) of the next token along the first contender, (b, T)."""
+        rollout, (_, samples, length) = self.rollout, ids.shape
+        rows = ops.reshape(ids, (-1, length))
+        hidden = rollout.hidden(*(ops.repeat(field, samples, axis=0) for field in (prompt_ids, prompt_mask)), rows)
+        log_probs = ops.reshape(rollout.hidden_log_probs(hidden, rows), ids.shape)
+        if not (self.variance_reduction and samples > self.num_samples):
+            return (log_probs,)
+        anchor = weights_of(self.policy, [s.value for s in self.anchor.shadows])
+        with using(self.policy, anchor):
+            anchor_hidden = ops.stop_gradient(rollout.hidden(prompt_ids, prompt_mask, ids[:, self.num_samples]))
+
+        def anchor_kl(hidden, anchor_hidden):
+            with using(self.policy, anchor):
+                anchor_logits = ops.stop_gradient(rollout.logits(anchor_hidden))
+            return token_kl(anchor_logits, rollout.logits(hidden), rollout.temperature)
+
+        return log_probs, rollout.by_position(anchor_kl, hidden[self.num_samples :: samples], anchor_hidden)
 
     def finish_update(self, logs, gradients, scale, updates_before):
         """After the optimizer's step, in the same compiled program: move the anchor, keep the books; returns the logs."""
@@ -429,6 +457,7 @@ class AlignmentTrainer(StateSaving, BackendTrainer, keras.Model):
             "reward": keras.saving.serialize_keras_object(self.reward),
             "num_samples": self.num_samples,
             "variance_reduction": self.variance_reduction,
+            "microbatch_size": self.microbatch_size,
             "max_prompt_length": self.rollout.max_prompt_length,
             "max_completion_length": self.rollout.max_completion_length,
             "temperature": self.rollout.temperature,

@@ -12,6 +12,7 @@ from scripted import make
 
 from keras_bond import BOND, JBOND, Reinforce
 from keras_bond.quantiles import MonteCarlo
+from keras_bond.rollout import rollout
 
 FILE = pathlib.Path(__file__).with_name("golden.json")
 LOGGED = ("reward", "kl_reference", "kl_anchor", "loss", "grad_norm", "anchor_distance")
@@ -26,9 +27,10 @@ RUNS = {
 }
 
 
-def trajectory(name):
+def trajectory(name, steps=12, lora=None, **more):
     algorithm, settings = RUNS[name]
-    policy = tiny.causal_lm(seed=11, scale=0.3)
+    settings = settings | more
+    policy = tiny.causal_lm(seed=11, scale=0.3, lora=lora)
     optimizer = keras.optimizers.SGD(0.001, momentum=0.9)
     trainer = make(policy, tiny.letters_reward, rng_seed=12, optimizer=optimizer, algorithm=algorithm, **settings)
     trainer.rollout.max_completion_length = 5
@@ -36,7 +38,7 @@ def trajectory(name):
     step = keras.callbacks.LambdaCallback(
         on_train_batch_end=lambda batch, logs: rows.append([float(logs[name]) for name in LOGGED])
     )
-    trainer.fit(["ab", "c", "ba"], batch_size=32, steps_per_epoch=12, verbose=0, callbacks=[step])
+    trainer.fit(["ab", "c", "ba"], batch_size=32, steps_per_epoch=steps, verbose=0, callbacks=[step])
     return rows
 
 
@@ -45,6 +47,14 @@ def test_the_golden_trajectory(name):
     golden = json.loads(FILE.read_text())
     assert golden["logged"] == list(LOGGED)
     np.testing.assert_allclose(trajectory(name), golden[name], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("lora", [None, 2])
+def test_chunks_and_microbatches_make_the_same_updates(lora, monkeypatch):
+    whole = trajectory("JBOND", 3, lora) if lora else json.loads(FILE.read_text())["JBOND"][:3]
+    monkeypatch.setattr(rollout, "LOGITS_AT_ONCE", 1)  # a position at a time
+    parts = trajectory("JBOND", 3, lora, microbatch_size=16)
+    np.testing.assert_allclose(parts, whole, rtol=1e-5, atol=1e-5)
 
 
 if __name__ == "__main__":  # KERAS_BACKEND=jax python tests/trainers/test_golden.py --write

@@ -20,14 +20,15 @@ class BackendTrainer(keras.Model):
         def function(iterator):
             (rows,) = next(iterator)
             trajectory = self.collect_or_restore(rows)
-            logs = step(iter([(trajectory,)]))
+            # with the batch's size as an integer, TensorFlow keeps every shape known when another batch is smaller
+            logs = step(iter([(trajectory, rows.shape[0])]))
             observe(trajectory)
             return logs
 
         return function
 
     def train_step(self, data):
-        (trajectory,) = data
+        trajectory, _ = data
         with tf.GradientTape() as tape:
             loss, logs = self.loss_and_logs(trajectory)
             scale = self.optimizer.scale_loss(tf.ones(()))
@@ -39,5 +40,5 @@ class BackendTrainer(keras.Model):
         return self.finish_update(logs, gradients, scale, updates)
 
     def test_step(self, data):
-        (trajectory,) = data
-        return self.track(self.loss_and_logs(trajectory)[1], weight=tf.shape(trajectory.reward)[0])
+        trajectory, _ = data
+        return self.track(self.loss_and_logs(trajectory)[1], weight=trajectory.reward.shape[0])

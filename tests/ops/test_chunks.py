@@ -1,0 +1,78 @@
+"""A part at a time: the values and gradients of the whole, in a fraction of its memory."""
+
+import keras
+import numpy as np
+import pytest
+import tiny
+from keras import ops
+
+from keras_bond.ops import in_chunks, sequence_kl, smallest_divisor, token_kl
+from keras_bond.rollout import Rollout, rollout
+from keras_bond.trainers.backend import gradient
+
+
+def test_the_smallest_divisor():
+    for number in range(1, 40):
+        for at_least in (0.1, 1, 2.5, 7, number, number + 1):
+            divisors = [d for d in range(1, number + 1) if number % d == 0 and d >= at_least]
+            assert smallest_divisor(number, at_least) == min(divisors, default=number)
+
+
+@pytest.mark.parametrize("count", [1, 2, 6])
+def test_values_keep_their_rows_and_gradients(count):
+    x, factors = np.random.default_rng(0).standard_normal((2, 6, 3)).astype("float32")
+    arrays = [ops.convert_to_tensor(array) for array in (x, factors)]
+
+    def function(x, factors):
+        return ops.sin(x * factors), ops.sum(x, axis=1)
+
+    sines, sums = in_chunks(function, arrays, count)
+    np.testing.assert_allclose(sines, np.sin(x * factors), rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(sums, x.sum(axis=1), rtol=1e-6, atol=1e-6)
+    slope = gradient(lambda value: ops.sum(in_chunks(function, [value, arrays[1]], count)[0]), arrays[0])
+    np.testing.assert_allclose(slope, factors * np.cos(x * factors), rtol=1e-5, atol=1e-6)
+
+
+def test_it_computes_a_part_at_a_time():
+    rows = []
+
+    def function(x):
+        rows.append(x.shape[0])
+        return x
+
+    in_chunks(function, [ops.zeros((12, 2))], 4)
+    assert set(rows) == {3}
+
+
+def test_the_kl_of_a_token_sums_to_that_of_the_sequence():
+    logits, reference = np.random.default_rng(1).standard_normal((2, 4, 5, 7)).astype("float32")
+    p, q = (np.exp(x / 0.5) / np.exp(x / 0.5).sum(-1, keepdims=True) for x in (logits, reference))
+    expected = (p * np.log(p / q)).sum(-1)
+    np.testing.assert_allclose(token_kl(logits, reference, 0.5), expected, rtol=2e-5, atol=1e-6)
+    np.testing.assert_allclose(sequence_kl(logits, reference, np.ones((4, 5)), 0.5), expected.sum(1), rtol=2e-5, atol=1e-6)
+
+
+@pytest.mark.skipif(keras.config.backend() != "jax", reason="asks XLA how much memory the compiled gradient takes")
+def test_log_probs_and_their_gradient_never_hold_the_vocabulary(monkeypatch):
+    import jax
+    from keras_hub import models
+
+    vocabulary, batch, length = 8192, 8, 64
+    policy = tiny.causal_lm()
+    sizes = {"num_layers": 1, "num_query_heads": 1, "num_key_value_heads": 1, "hidden_dim": 16, "intermediate_dim": 16}
+    backbone = models.GemmaBackbone(vocabulary_size=vocabulary, head_dim=8, **sizes)
+    scored = Rollout(models.GemmaCausalLM(backbone, policy.preprocessor), 4, length)
+    ids = np.ones((batch, length), "int32")
+
+    def temporary_bytes(logits_at_once):
+        monkeypatch.setattr(rollout, "LOGITS_AT_ONCE", logits_at_once)
+
+        def loss(weights):
+            scope = keras.StatelessScope(state_mapping=list(zip(backbone.trainable_variables, weights, strict=True)))
+            with scope:
+                return ops.sum(scored.token_log_probs(ids[:, :4], ids[:, :4], ids))
+
+        weights = [v.value for v in backbone.trainable_variables]
+        return jax.jit(jax.grad(loss)).lower(weights).compile().memory_analysis().temp_size_in_bytes
+
+    assert 8 * temporary_bytes(batch * vocabulary) < temporary_bytes(2**40)
