@@ -109,6 +109,7 @@ def _parser():
     for flag, metavar, default, text in (
         ("lora", "R", None, "LoRA's rank (default: full fine-tuning)"),
         ("batch", "B", 128, "prompts a step (default: %(default)s)"),
+        ("microbatch", "B", None, "prompts whose activations are in memory at a time (default: all)"),
         ("prompt-length", "P", 256, "tokens (default: %(default)s)"),
         ("completion-length", "T", 256, "tokens (default: %(default)s)"),
         ("model-chips", "M", None, "chips that share a copy of the weights (default: the topology's last number)"),
@@ -202,6 +203,7 @@ def _scale(parser, arguments, started):
             arguments.topology,
             lora_rank=arguments.lora,
             batch_size=arguments.batch,
+            microbatch_size=arguments.microbatch,
             prompt_length=arguments.prompt_length,
             completion_length=arguments.completion_length,
             dtype=arguments.dtype,

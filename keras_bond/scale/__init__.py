@@ -10,8 +10,8 @@ if keras.config.backend() != "jax":
 from keras_bond.scale.abstract import abstract
 from keras_bond.scale.configurations import CONFIGURATIONS, make_policy
 from keras_bond.scale.layouts import layout_map
-from keras_bond.scale.programs import lower_step
+from keras_bond.scale.programs import trace_step
 from keras_bond.scale.report import step_report
 from keras_bond.scale.table import report_lines
 
-__all__ = ["CONFIGURATIONS", "abstract", "layout_map", "lower_step", "make_policy", "report_lines", "step_report"]
+__all__ = ["CONFIGURATIONS", "abstract", "layout_map", "make_policy", "report_lines", "step_report", "trace_step"]

@@ -1,4 +1,4 @@
-"""The compiled pieces of one step, lowered from shapes alone."""
+"""The compiled pieces of one step, traced from shapes alone."""
 
 import jax
 import keras
@@ -6,8 +6,8 @@ import keras
 from keras_bond.rollout import Trajectory, Weights
 
 
-def lower_step(trainer, batch_size, prompt_length):
-    """The three programs that a step of `fit` runs, traced and lowered for the `keras.distribution` in force.
+def trace_step(trainer, batch_size, prompt_length):
+    """The three programs that a step of `fit` runs, for the `keras.distribution` in force.
 
     Args:
         trainer: an `AlignmentTrainer` that is compiled with an optimizer and without quantiles (`JBOND`, `BestOfNSFT`,
@@ -16,7 +16,7 @@ def lower_step(trainer, batch_size, prompt_length):
         prompt_length: tokens, the width of the padded prompts.
 
     Returns:
-        dict of `jax.stages.Lowered`: `"sample"` (one completion a prompt), `"score"` (their log-probabilities under another
+        dict of `jax.stages.Traced`: `"sample"` (one completion a prompt), `"score"` (their log-probabilities under another
         model) and `"update"` (loss, gradients, optimizer and anchor, with the state's buffers re-used).
     """
     rollout, state = trainer.rollout, abstract_state(trainer)
@@ -27,25 +27,25 @@ def lower_step(trainer, batch_size, prompt_length):
     shardings = jax.tree.map(lambda value: value.sharding, state) if keras.distribution.distribution() else None
     update = jax.jit(trainer.train_step, donate_argnums=0, out_shardings=(None, shardings) if shardings else None)
     return {
-        "sample": _lower_sample(trainer, batch_size, prompt_length, rollout.max_completion_length),
-        "score": score.lower(weights, *prompt, completion),
-        "update": update.lower(state, (_trajectory(trainer, batch_size, prompt_length),)),
+        "sample": _trace_sample(trainer, batch_size, prompt_length, rollout.max_completion_length),
+        "score": score.trace(weights, *prompt, completion),
+        "update": update.trace(state, (_trajectory(trainer, batch_size, prompt_length),)),
     }
 
 
-def lower_token(trainer, batch_size, prompt_length):
+def trace_token(trainer, batch_size, prompt_length):
     """One token of sampling, over a cache of the same length: a program whose only loop is not run before it.
 
     XLA counts the body of a loop once, whatever the number of its runs: so `sample` is a prefill and one token, and this
     is the token.
     """
-    return _lower_sample(trainer, batch_size, 1, prompt_length + trainer.rollout.max_completion_length - 1)
+    return _trace_sample(trainer, batch_size, 1, prompt_length + trainer.rollout.max_completion_length - 1)
 
 
-def _lower_sample(trainer, batch_size, prompt_length, tokens):
+def _trace_sample(trainer, batch_size, prompt_length, tokens):
     sample = jax.jit(lambda *arguments: trainer.rollout.sample(*arguments))
     prompt = (_rows((batch_size, prompt_length), "int32"),) * 2
-    return sample.lower(_weights(trainer.policy), *prompt, _rows((batch_size, tokens), "float32"))
+    return sample.trace(_weights(trainer.policy), *prompt, _rows((batch_size, tokens), "float32"))
 
 
 def _weights(policy):

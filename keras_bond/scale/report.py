@@ -11,7 +11,8 @@ import keras
 from keras_bond.scale.abstract import abstract
 from keras_bond.scale.configurations import make_policy
 from keras_bond.scale.layouts import layout_map
-from keras_bond.scale.programs import abstract_state, lower_step, lower_token
+from keras_bond.scale.loops import loop_factor
+from keras_bond.scale.programs import abstract_state, trace_step, trace_token
 from keras_bond.scale.topology import CHIPS, device_mesh, parse_topology
 from keras_bond.schedules import LinearWarmup
 from keras_bond.trainers import JBOND
@@ -35,25 +36,26 @@ class Cost(NamedTuple):
         return self.arguments + self.outputs + self.temporaries
 
 
-def measure(lowered):
-    """`Cost` of a `jax.stages.Lowered`; a program that the chip has no room for has infinite temporaries.
+def measure(traced):
+    """`Cost` of a `jax.stages.Traced`; of a program that the chip has no room for, only what the compiler says it needs.
 
-    A loop whose length is not known when it is compiled counts once.
+    Operations and bytes are the compiler's, which counts a loop's body once, times `loop_factor`; a loop that ends on a
+    condition counts once.
     """
     started = time.time()
     try:
-        compiled = lowered.compile()
+        compiled = traced.lower().compile()
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         return Cost(math.nan, math.nan, _needed(str(error)), math.nan, math.nan, time.time() - started)
-    memory, cost = compiled.memory_analysis(), compiled.cost_analysis()
+    memory, cost, factor = compiled.memory_analysis(), compiled.cost_analysis(), loop_factor(traced.jaxpr)
     return Cost(
         arguments=memory.argument_size_in_bytes,
         outputs=memory.output_size_in_bytes - memory.alias_size_in_bytes,
         temporaries=memory.temp_size_in_bytes + memory.generated_code_size_in_bytes,
-        flops=cost["flops"],
-        moved=cost["bytes accessed"],
+        flops=cost["flops"] * factor,
+        moved=cost["bytes accessed"] * factor,
         compile_seconds=time.time() - started,
     )
 
@@ -78,6 +80,7 @@ def step_report(
     completion_length=256,
     dtype="bfloat16",
     model_chips=None,
+    microbatch_size=None,
     algorithm=JBOND,
     say=lambda line: None,
     **overrides,
@@ -89,6 +92,7 @@ def step_report(
         topology, model_chips: see `device_mesh`.
         batch_size: prompts a step, over all chips.
         prompt_length, completion_length: tokens.
+        microbatch_size: prompts whose activations are in memory at a time, over all chips; by default all.
         algorithm: a trainer, with its defaults; its optimizer is the paper's, Adam with a linear warm-up.
         say: called with a line before each program is compiled.
 
@@ -100,8 +104,12 @@ def step_report(
         ValueError: if an argument is out of range; the message names it.
     """
     mesh = device_mesh(topology, model_chips)
-    if batch_size % mesh.shape[0]:
-        raise ValueError(f"`batch_size` must be a multiple of the batch axis, {mesh.shape[0]} chips. Received: {batch_size}")
+    for name, size in (("batch_size", batch_size), ("microbatch_size", microbatch_size or batch_size)):
+        if size % mesh.shape[0] or batch_size % size:
+            raise ValueError(
+                f"`{name}` must be a multiple of the {mesh.shape[0]} chips of the batch axis and divide the batch of "
+                f"{batch_size}. Received: {size}"
+            )
     policy = abstract(lambda: make_policy(preset, dtype, lora_rank, **overrides))
     placement = keras.distribution.ModelParallel(layout_map=layout_map(policy, mesh), batch_dim_name="batch")
 
@@ -111,6 +119,7 @@ def step_report(
             lambda prompts, completions: [0.0] * len(prompts),
             max_prompt_length=prompt_length,
             max_completion_length=completion_length,
+            microbatch_size=microbatch_size,
         )
         trainer.compile(keras.optimizers.Adam(LinearWarmup(3e-6, 100)))
         trainer.optimizer.build(trainer.trainable_variables)
@@ -119,11 +128,11 @@ def step_report(
     with placement.scope():
         trainer = abstract(build)
         costs: dict[str, Cost] = {}
-        for name, lowered in lower_step(trainer, batch_size, prompt_length).items():
+        for name, traced in trace_step(trainer, batch_size, prompt_length).items():
             say(f"compiling {name}")
-            costs[name] = measure(lowered)
+            costs[name] = measure(traced)
         say("compiling one token")
-        token = measure(lower_token(trainer, batch_size, prompt_length))
+        token = measure(trace_token(trainer, batch_size, prompt_length))
         state = abstract_state(trainer)
     costs["sample"] = _whole_loop(costs["sample"], token, completion_length)
     generation, _ = parse_topology(topology)
@@ -138,6 +147,7 @@ def step_report(
         "lora_rank": lora_rank,
         "dtype": dtype,
         "batch_size": batch_size,
+        "microbatch_size": microbatch_size,
         "prompt_length": prompt_length,
         "completion_length": completion_length,
         **_memory(trainer, state, costs, CHIPS[generation].memory),

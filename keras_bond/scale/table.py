@@ -10,6 +10,7 @@ _HEADER = ("program", "runs", "arguments", "outputs", "temporaries", "peak", "TF
 def report_lines(report):
     """The lines that `keras-bond scale` prints for a `step_report`: a table of programs, then memory, time and a verdict."""
     chip = CHIPS[parse_topology(report["topology"])[0]]
+    parts = f" by {report['microbatch_size']}" if report["microbatch_size"] else ""
     tuned = f"LoRA {report['lora_rank']}" if report["lora_rank"] else "full fine-tuning"
     yield (
         f"{report['preset']} ({report['parameters'] / 1e9:.2f}B parameters, {report['trainable'] / 1e6:.1f}M trained), "
@@ -17,8 +18,8 @@ def report_lines(report):
         f"x model {report['model_chips']}"
     )
     yield (
-        f"batch {report['batch_size']}, prompt {report['prompt_length']}, completion {report['completion_length']} tokens; "
-        f"a chip: {chip.memory / GIB:.2f} GiB, {chip.flops / 1e12:.0f} TFLOP/s, {chip.bandwidth / 1e9:.0f} GB/s"
+        f"batch {report['batch_size']}{parts}, prompt {report['prompt_length']}, completion "
+        f"{report['completion_length']} tokens; a chip: {chip.memory / GIB:.2f} GiB, {chip.flops / 1e12:.0f} TFLOP/s, {chip.bandwidth / 1e9:.0f} GB/s"
     )
     yield "Per chip; memory in GiB; a program runs so often a step:"
     rows = [_HEADER, *(_row(name, program) for name, program in report["programs"].items())]
@@ -81,5 +82,5 @@ def verdict(report):
             changes.append("adapt with --lora 8")
         changes.append("take a larger topology or a larger --model-chips")
     if report["peak_bytes"] - report["state_bytes"] > limit / 2:
-        changes.append("lower --batch, or --completion-length")
-    return f"does not fit: {room}; {', or '.join(changes or ['lower --batch'])}"
+        changes.append("lower --microbatch")
+    return f"does not fit: {room}; {', or '.join(changes or ['lower --microbatch, --batch or --completion-length'])}"

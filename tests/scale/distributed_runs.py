@@ -73,8 +73,8 @@ def held(trainer):
 
 
 def flops(trainer):
-    lowered = scale.lower_step(trainer, batch_size=16, prompt_length=4)
-    return {name: program.compile().cost_analysis()["flops"] for name, program in lowered.items()}
+    programs = scale.trace_step(trainer, batch_size=16, prompt_length=4)
+    return {name: program.lower().compile().cost_analysis()["flops"] for name, program in programs.items()}
 
 
 def refused(trainer):

@@ -88,27 +88,30 @@ def test_what_to_change():
     report = {"fits": False, "limit_bytes": 16 * gib, "peak_bytes": 40 * gib, "state_bytes": 10 * gib, "lora_rank": None}
     assert verdict(report) == (
         "does not fit: 40.00 of 16.00 GiB a chip; adapt with --lora 8, or take a larger topology or a larger --model-chips, "
-        "or lower --batch, or --completion-length"
+        "or lower --microbatch"
     )
     report |= {"lora_rank": 8, "state_bytes": 2 * gib}
-    assert verdict(report) == "does not fit: 40.00 of 16.00 GiB a chip; lower --batch, or --completion-length"
+    assert verdict(report) == "does not fit: 40.00 of 16.00 GiB a chip; lower --microbatch"
 
 
 def test_a_program_without_room_says_how_much_it_wants():
-    class Lowered:
+    class Program:
+        def lower(self):
+            return self
+
         def compile(self):
             raise jax.errors.JaxRuntimeError(self.message)
 
-    lowered = Lowered()
-    lowered.message = (
+    program = Program()
+    program.message = (
         "RESOURCE_EXHAUSTED: the total memory required for HLO temporaries (76.00G) exceeds available HBM (15.75G)"
     )
-    assert reports.measure(lowered).temporaries == 76 * topology.GIB
-    lowered.message = "RESOURCE_EXHAUSTED: something else"
-    assert reports.measure(lowered).temporaries == math.inf
-    lowered.message = "INTERNAL: a bug"
+    assert reports.measure(program).temporaries == 76 * topology.GIB
+    program.message = "RESOURCE_EXHAUSTED: something else"
+    assert reports.measure(program).temporaries == math.inf
+    program.message = "INTERNAL: a bug"
     with pytest.raises(jax.errors.JaxRuntimeError):
-        reports.measure(lowered)
+        reports.measure(program)
 
 
 @pytest.mark.parametrize("name", ["v5e", "v5e:", "v5e:8", "v9:2x4", "2x4"])
