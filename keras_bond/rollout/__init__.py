@@ -1,6 +1,6 @@
 """Rollouts: compiled sampling and scoring with the weights as arguments, and what they return."""
 
-from keras_bond.rollout.functional import Program, Weights, check_rows, spread_rows, using, weights_of
+from keras_bond.rollout.functional import Program, Weights, check_rows, process_share, spread_rows, using, weights_of
 from keras_bond.rollout.prompts import PromptTable
 from keras_bond.rollout.rollout import Completions, Rollout
 from keras_bond.rollout.trajectory import Scores, Trajectory
@@ -14,6 +14,7 @@ __all__ = [
     "Trajectory",
     "Weights",
     "check_rows",
+    "process_share",
     "spread_rows",
     "using",
     "weights_of",

@@ -52,6 +52,14 @@ def spread_rows(value):
     return keras.distribution.distribute_tensor(value, distribution.get_data_layout(value.shape))
 
 
+def process_share():
+    """(index, count): which part of every batch this process feeds, of how many; (0, 1) where there is one process."""
+    distribution = keras.distribution.distribution()
+    if distribution is None:
+        return 0, 1
+    return distribution.data_shard_id, min(distribution.num_processes, distribution.num_model_replicas)
+
+
 def check_rows(rows, what):
     """Raise a `ValueError` unless the devices of the `keras.distribution` in force divide this many rows."""
     distribution = keras.distribution.distribution()

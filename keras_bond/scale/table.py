@@ -19,7 +19,8 @@ def report_lines(report):
     )
     yield (
         f"batch {report['batch_size']}{parts}, prompt {report['prompt_length']}, completion "
-        f"{report['completion_length']} tokens; a chip: {chip.memory / GIB:.2f} GiB, {chip.flops / 1e12:.0f} TFLOP/s, {chip.bandwidth / 1e9:.0f} GB/s"
+        f"{report['completion_length']} tokens; a chip: {chip.memory / GIB:.2f} GiB, {chip.flops / 1e12:.0f} TFLOP/s, "
+        f"{chip.bandwidth / 1e9:.0f} GB/s"
     )
     yield "Per chip; memory in GiB; a program runs so often a step:"
     rows = [_HEADER, *(_row(name, program) for name, program in report["programs"].items())]

@@ -17,8 +17,19 @@ from keras_bond._checks import check_at_least
 from keras_bond.anchors import FrozenAnchor
 from keras_bond.ops import best_of_n_weights, in_chunks, sequence_log_prob, smallest_divisor, token_kl, win_rate
 from keras_bond.rewards import call_reward, check_reward
-from keras_bond.rollout import Completions, PromptTable, Rollout, Scores, Trajectory, Weights, check_rows, using, weights_of
-from keras_bond.trainers.backend import BackendTrainer
+from keras_bond.rollout import (
+    Completions,
+    PromptTable,
+    Rollout,
+    Scores,
+    Trajectory,
+    Weights,
+    check_rows,
+    process_share,
+    using,
+    weights_of,
+)
+from keras_bond.trainers.backend import BackendTrainer, rows_here, rows_spread
 from keras_bond.trainers.progress import ProgressBar
 from keras_bond.trainers.saving import StateSaving
 
@@ -174,18 +185,19 @@ class AlignmentTrainer(StateSaving, BackendTrainer, keras.Model):
         """Sample y from the policy and y_1 ... y_k from the anchor for these rows of the prompts; score and compare.
 
         Args:
-            rows: (B,) row numbers of the table in `fit`.
+            rows: (B,) row numbers of the table in `fit`. Of several processes each handles its own rows.
             draw: a `Draw`.
 
         Returns:
             `Trajectory`.
         """
         rollout, m, k = self.rollout, self.num_samples, self.num_anchor_samples
-        rows = ops.convert_to_numpy(rows)
+        rows = rows_here(rows)
         prompt_ids, prompt_mask = rollout.pad([self._encoded[i] for i in rows], self._width)
+        prompt = [rows_spread(field) for field in (prompt_ids, prompt_mask)]
 
         def sample(weights, uniforms):  # a row per prompt in each call: one program for policy and anchor, whatever m and k
-            drawn = [rollout.sample(weights, prompt_ids, prompt_mask, uniforms[:, i]) for i in range(uniforms.shape[1])]
+            drawn = [rollout.sample(weights, *prompt, uniforms[:, i]) for i in range(uniforms.shape[1])]
             fields = (ops.stack(field, axis=1) for field in zip(*drawn, strict=True))  # a prompt's samples side by side
             return Completions(*(ops.reshape(field, (-1, uniforms.shape[2])) for field in fields))
 
@@ -193,15 +205,16 @@ class AlignmentTrainer(StateSaving, BackendTrainer, keras.Model):
         anchor_samples = sample(draw.anchor, draw.anchor_uniforms) if k else y
 
         def log_prob(weights):
-            ids, mask = (np.repeat(field, m, axis=0) for field in (prompt_ids, prompt_mask))
-            return sequence_log_prob(rollout.score(weights, ids, mask, y.token_ids), y.mask)
+            repeated = (rows_spread(np.repeat(field, m, axis=0)) for field in (prompt_ids, prompt_mask))
+            return sequence_log_prob(rollout.score(weights, *repeated, y.token_ids), y.mask)
 
         # dispatched before the host computes rewards, so that on JAX the device works meanwhile
         anchor_log_prob = log_prob(draw.anchor)
         reference_log_prob = anchor_log_prob if self.reference is self.anchor else log_prob(draw.reference)
 
         prompts, columns = self._table.rows(np.concatenate([np.repeat(rows, m), np.repeat(rows, k)]))
-        texts = rollout.decode(y) + (rollout.decode(anchor_samples) if k else [])
+        y_here, anchor_here = (Completions(*map(rows_here, samples)) for samples in (y, anchor_samples))
+        texts = rollout.decode(y_here) + (rollout.decode(anchor_here) if k else [])
         reward, anchor_rewards = np.split(call_reward(self.reward, prompts, texts, columns), [m * len(rows)])
         anchor_rewards = anchor_rewards.reshape(len(rows), k)
         if self.variance_reduction or not k:
@@ -215,8 +228,8 @@ class AlignmentTrainer(StateSaving, BackendTrainer, keras.Model):
             prompt_mask=prompt_mask,
             completion_ids=y.token_ids,
             completion_mask=y.mask,
-            contender_ids=ops.convert_to_numpy(anchor_samples.token_ids)[contenders],
-            contender_mask=ops.convert_to_numpy(anchor_samples.mask)[contenders],
+            contender_ids=anchor_here.token_ids[contenders],
+            contender_mask=anchor_here.mask[contenders],
             contender_weights=weights,
             reward=reward,
             anchor_rewards=np.repeat(anchor_rewards, m, axis=0),
@@ -417,7 +430,7 @@ class AlignmentTrainer(StateSaving, BackendTrainer, keras.Model):
         self._assert_compile_called("fit")
         self._build_optimizer()
         steps = int(self.optimizer.iterations) * (self.optimizer.gradient_accumulation_steps or 1)
-        self._open(PromptTable(x, batch_size, steps_per_epoch, shuffle, self.seed, first_batch=steps))
+        self._open(PromptTable(x, batch_size, steps_per_epoch, shuffle, self.seed, first_batch=steps, share=process_share()))
         callbacks = [callbacks] if isinstance(callbacks, keras.callbacks.Callback) else list(callbacks or [])
         if not any(isinstance(c, keras.callbacks.ProgbarLogger) for c in callbacks):
             callbacks.append(ProgressBar())
@@ -431,7 +444,7 @@ class AlignmentTrainer(StateSaving, BackendTrainer, keras.Model):
         Training goes on afterwards as if there had been no evaluation. `grad_norm` and `anchor_distance` belong to updates
         and read 0. For win rate and KL against the reference with intervals see `keras_bond.evaluation.evaluate`.
         """
-        self._open(PromptTable(x, batch_size))
+        self._open(PromptTable(x, batch_size, share=process_share()))
         callbacks = [*(callbacks or []), ProgressBar()]
         with self._restoring_seeds():
             return super().evaluate(self._table, verbose=verbose, callbacks=callbacks, return_dict=return_dict, **kwargs)
