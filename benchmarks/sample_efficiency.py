@@ -1,4 +1,4 @@
-"""What a sampled completion buys: win rate and KL on the way to a win rate of 0.70, estimator by estimator.
+"""What a sampled completion buys: win rate and KL on the way to a win rate of 0.70, estimator by estimator, and REINFORCE.
 
     python benchmarks/sample_efficiency.py --seeds 0 1 2 3 4
 
@@ -20,20 +20,23 @@ COLUMNS = ("completions", "seconds", *FIGURES)
 
 
 def estimators():
-    """name: (prompts an update, learning rate, settings of J-BOND)."""
+    """name: (trainer class, prompts an update, learning rate, settings)."""
+    from keras_bond import JBOND, Reinforce
+
     return {
-        "the best of 4 alone": (64, 3e-4, {"n": 4, "beta": 0.05, "eta": 0.02, "variance_reduction": False}),
-        "n = 2, all of 8 samples": (36, 1.8e-3, {"n": 2, "beta": 0.1, "eta": 0.035, "num_anchor_samples": 8}),
+        "J-BOND, the best of 4 alone": (JBOND, 64, 3e-4, {"n": 4, "beta": 0.05, "eta": 0.02, "variance_reduction": False}),
+        "J-BOND, n = 2, all of 8 samples": (JBOND, 36, 1.8e-3, {"n": 2, "beta": 0.1, "eta": 0.035, "num_anchor_samples": 8}),
+        "REINFORCE, beta_RL 0.1": (Reinforce, 64, 3e-4, {"beta_rl": 0.1}),
     }
 
 
 def cell(name, seed, completions, prompts, evaluations, folder):
     """One run; writes `summary.json` to `folder`."""
-    from keras_bond import JBOND, presets
+    from keras_bond import presets
     from keras_bond.experiments.align import PRESET, align, bundled_trainer
 
-    batch_size, learning_rate, settings = estimators()[name]
-    trainer = bundled_trainer(JBOND, seed, learning_rate, **settings)
+    algorithm, batch_size, learning_rate, settings = estimators()[name]
+    trainer = bundled_trainer(algorithm, seed, learning_rate, **settings)
     a_step = batch_size * (trainer.num_samples + trainer.num_anchor_samples)
     steps = completions // a_step
     folder.mkdir(parents=True, exist_ok=True)

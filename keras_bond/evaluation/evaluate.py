@@ -135,7 +135,8 @@ class Evaluator:
                 with using(rollout.causal_lm, values):
                     logits.append(rollout.logits(h))
             temperature = self.rollout.temperature
-            return token_kl(*logits, temperature), *(token_log_probs(x, token_ids, temperature) for x in logits)
+            log_probs = (token_log_probs(x, token_ids, temperature) for x in logits)
+            return token_kl(logits[0], logits[1], temperature), *log_probs
 
         by_token = self.rollout.by_position(compare, completion_ids, *hidden)
         return tuple(sequence_log_prob(values, mask) for values in by_token)

@@ -7,6 +7,7 @@ nothing after it, no prompt token.
 from keras import ops
 
 from keras_bond.ops._checks import as_float
+from keras_bond.ops.chunks import smallest_divisor
 
 
 def token_log_probs(logits, token_ids, temperature=1.0):
@@ -53,14 +54,14 @@ def completion_mask(token_ids, stop_token_ids):
 
 
 def sequence_log_prob(log_probs, mask):
-    """log pi(y|x) = sum over the masked-in tokens: (B, T), (B, T) -> (B,).
+    """log pi(y|x) = sum over the masked-in tokens: (..., T), (..., T) -> (...).
 
     Masked-out positions do not count even where they are infinite or not a number.
 
     >>> float(sequence_log_prob([[-1.0, -2.0, -9.0]], [[1, 1, 0]])[0])
     -3.0
     """
-    return ops.sum(ops.where(ops.cast(mask, "bool"), as_float(log_probs), 0.0), axis=1)
+    return ops.sum(ops.where(ops.cast(mask, "bool"), as_float(log_probs), 0.0), axis=-1)
 
 
 def token_kl(logits, reference_logits, temperature=1.0):
@@ -125,11 +126,29 @@ def draw_tokens(logits, uniforms, temperature=1.0):
     logits = as_float(logits) / temperature
     logits = logits - ops.max(logits, axis=-1, keepdims=True)
     weights = ops.exp(logits)
+    batch_size, size = weights.shape
+    block = smallest_divisor(size, size**0.5)  # two short searches, block then token, instead of a long one
+    blocks = ops.reshape(weights, (batch_size, size // block, block))
+    masses = ops.sum(blocks, axis=-1)
+    total = ops.sum(masses, axis=-1)
+    chosen, left = _first_above(masses, as_float(uniforms) * total)
+    within, _ = _first_above(_pick(blocks, chosen), left)
+    token_ids = chosen * block + within
+    return token_ids, _pick(logits, token_ids) - ops.log(total)
+
+
+def _first_above(weights, threshold):
+    """min{ i: sum_{j <= i} weights_j > threshold } of each row, and the threshold less the sum before i."""
     possible = weights > 0  # a parallel cumulative sum moves by its rounding error where nothing is added
     cumulative = ops.cumsum(weights, axis=-1)
-    total = ops.max(ops.where(possible, cumulative, 0.0), axis=-1)
-    above = ops.logical_and(possible, cumulative > ops.expand_dims(as_float(uniforms) * total, -1))
-    last = logits.shape[-1] - 1
-    token_ids = ops.min(ops.where(above, ops.arange(last + 1, dtype="int32"), last), axis=-1)
-    chosen = ops.take_along_axis(logits, ops.expand_dims(token_ids, -1), axis=-1)
-    return ops.cast(token_ids, "int32"), ops.squeeze(chosen, -1) - ops.log(total)
+    above = ops.logical_and(possible, cumulative > ops.expand_dims(threshold, -1))
+    indices = ops.arange(weights.shape[-1], dtype="int32")
+    last = ops.max(ops.where(possible, indices, 0), axis=-1, keepdims=True)  # where rounding leaves none above
+    first = ops.min(ops.where(above, indices, last), axis=-1)
+    return first, threshold - (_pick(cumulative, first) - _pick(weights, first))
+
+
+def _pick(rows, indices):
+    """rows[b, indices[b]] of every row b."""
+    indices = ops.reshape(indices, (-1, *[1] * (len(rows.shape) - 1)))
+    return ops.squeeze(ops.take_along_axis(rows, indices, axis=1), 1)

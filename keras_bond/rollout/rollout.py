@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 from keras import ops
-from keras_hub import models
 
 from keras_bond._checks import check_at_least
 from keras_bond.ops import completion_mask, draw_tokens, in_chunks, smallest_divisor, token_log_probs
+from keras_bond.rollout.decoder import LAYERS, decode, new_cache
 from keras_bond.rollout.functional import Program, spread_rows, using
 
 LOGITS_AT_ONCE = 2**26
@@ -29,21 +29,6 @@ class Completions(NamedTuple):
     """(B, T) bool, true up to and including the stop token."""
     log_probs: Any
     """(B, T) float32, log-probability of each token under the distribution it was drawn from."""
-
-
-def _stacked_cache(backbone, batch_size, length, dtype):
-    """Gemma and Gemma 2: per layer one tensor (B, 2, S, heads, dim), keys and values."""
-    shape = (batch_size, 2, length, backbone.num_key_value_heads, backbone.head_dim)
-    return [ops.zeros(shape, dtype) for _ in backbone.transformer_layers]
-
-
-def _paired_cache(backbone, batch_size, length, dtype):
-    """Gemma 3: per layer a pair of (B, S, heads, dim), keys and values."""
-    shape = (batch_size, length, backbone.num_key_value_heads, backbone.head_dim)
-    return [(ops.zeros(shape, dtype), ops.zeros(shape, dtype)) for _ in backbone.transformer_layers]
-
-
-_CACHES = {models.GemmaBackbone: _stacked_cache, models.Gemma3Backbone: _paired_cache}
 
 
 class Rollout:
@@ -62,7 +47,7 @@ class Rollout:
 
     def __init__(self, causal_lm, max_prompt_length, max_completion_length, temperature=1.0, stop_token_ids="auto"):
         backbone = getattr(causal_lm, "backbone", None)
-        if not isinstance(backbone, tuple(_CACHES)):
+        if not isinstance(backbone, tuple(LAYERS)):
             raise ValueError(
                 "The policy must be a KerasHub `CausalLM` with a Gemma, Gemma 2 or Gemma 3 backbone, such as "
                 "`keras_hub.models.GemmaCausalLM.from_preset(...)`. "
@@ -87,8 +72,7 @@ class Rollout:
         self.max_completion_length = max_completion_length
         self.temperature = temperature
         self.stop_token_ids = self._stop_token_ids(stop_token_ids)
-        self._vocabulary_size = backbone.token_embedding.input_dim
-        self._new_cache = next(make for kind, make in _CACHES.items() if isinstance(backbone, kind))
+        self._vocabulary_size = causal_lm.backbone.token_embedding.input_dim
         self._sample = Program(self._sample_function)
         self._score = Program(self._score_function)
 
@@ -151,7 +135,22 @@ class Rollout:
         Returns:
             `Completions`.
         """
-        return Completions(*self._sample(weights, *_tensors(prompt_ids, prompt_mask, uniforms)))
+        (completions,) = self.sample_each([(weights, uniforms[:, None])], prompt_ids, prompt_mask)
+        return completions
+
+    def sample_each(self, sources, prompt_ids, prompt_mask):
+        """Sample from several sources, policy and anchor say, in one compiled program.
+
+        Args:
+            sources: sequence of (`Weights`, uniforms), the latter (B, S, T): S samples a prompt, from one prefill of it.
+            prompt_ids, prompt_mask: (B, P), left-padded.
+
+        Returns:
+            A list with the `Completions` of each source: B S rows, the S samples of a prompt next to each other.
+        """
+        sources = [(weights, *_tensors(uniforms)) for weights, uniforms in sources]
+        sampled = self._sample(sources, *_tensors(prompt_ids, prompt_mask))
+        return [Completions(*fields) for fields in sampled]
 
     def score(self, weights, prompt_ids, prompt_mask, completion_ids):
         """(B, T) float32: log-probability of every completion token under `weights` at the sampling temperature."""
@@ -194,25 +193,32 @@ class Rollout:
         with using(self.causal_lm, weights):
             return self.token_log_probs(prompt_ids, prompt_mask, completion_ids)
 
-    def _sample_function(self, weights, prompt_ids, prompt_mask, uniforms):
-        with using(self.causal_lm, weights):
-            return self._generate(prompt_ids, prompt_mask, uniforms)
+    def _sample_function(self, sources, prompt_ids, prompt_mask):
+        sampled = []
+        for weights, uniforms in sources:
+            with using(self.causal_lm, weights):
+                sampled.append(self._generate(prompt_ids, prompt_mask, uniforms))
+        return sampled
 
     def _generate(self, prompt_ids, prompt_mask, uniforms):
-        batch_size, width = prompt_ids.shape
-        budget = uniforms.shape[1]
+        backbone, (batch_size, width), (_, samples, budget) = self.causal_lm.backbone, prompt_ids.shape, uniforms.shape
         mask = ops.concatenate([prompt_mask, ops.ones((batch_size, budget), "int32")], axis=1)
-        cache = self._new_cache(self.causal_lm.backbone, batch_size, width + budget, self.causal_lm.compute_dtype)
+        cache = new_cache(backbone, batch_size, width + budget, self.causal_lm.compute_dtype)
         if width > 1:  # all but the last prompt token, which the first step below takes
-            _, cache = self._decode(prompt_ids[:, :-1], cache, 0, mask)
+            _, cache = decode(backbone, prompt_ids[:, :-1], cache, 0, mask)
+        token, mask, cache = keras.tree.map_structure(
+            lambda of_prompt: ops.repeat(of_prompt, samples, axis=0), (prompt_ids[:, -1], mask, cache)
+        )
+        rows = batch_size * samples
+        uniforms = ops.reshape(uniforms, (rows, budget))
 
         def unfinished(step, token, done, token_ids, log_probs, cache):
             return ops.logical_and(step < budget, ops.logical_not(ops.all(done)))
 
         def next_token(step, token, done, token_ids, log_probs, cache):
-            hidden, cache = self._decode(ops.expand_dims(token, 1), cache, width - 1 + step, mask)
+            hidden, cache = decode(backbone, ops.expand_dims(token, 1), cache, width - 1 + step, mask)
             logits = self.logits(hidden)[:, 0]
-            u = ops.squeeze(ops.slice(uniforms, (0, step), (batch_size, 1)), 1)
+            u = ops.squeeze(ops.slice(uniforms, (0, step), (rows, 1)), 1)
             token, log_prob = draw_tokens(logits, u, self.temperature)
             token = ops.where(done, self.tokenizer.pad_token_id, token)
             token_ids = ops.slice_update(token_ids, (0, step), ops.expand_dims(token, 1))
@@ -226,25 +232,14 @@ class Rollout:
             next_token,
             (
                 ops.convert_to_tensor(0, "int32"),
-                prompt_ids[:, -1],
-                ops.zeros((batch_size,), "bool"),
-                ops.full((batch_size, budget), self.tokenizer.pad_token_id, "int32"),
-                ops.zeros((batch_size, budget), "float32"),
+                token,
+                ops.zeros((rows,), "bool"),
+                ops.full((rows, budget), self.tokenizer.pad_token_id, "int32"),
+                ops.zeros((rows, budget), "float32"),
                 cache,
             ),
         )
         return token_ids, completion_mask(token_ids, self.stop_token_ids), log_probs
-
-    def _decode(self, token_ids, cache, index, mask):
-        """Hidden states of `token_ids` (B, q), which stand in columns index, index + 1, ..., and the updated cache."""
-        backbone = self.causal_lm.backbone
-        x = backbone.token_embedding(token_ids)
-        x = x * ops.cast(ops.sqrt(backbone.hidden_dim), x.dtype)
-        updated = []
-        for layer, layer_cache in zip(backbone.transformer_layers, cache, strict=True):
-            x, layer_cache = layer(x, padding_mask=mask, cache=layer_cache, cache_update_index=index)
-            updated.append(layer_cache)
-        return backbone.layer_norm(x), updated
 
     def _stop_token_ids(self, stop_token_ids):
         if stop_token_ids != "auto":

@@ -21,31 +21,32 @@ def trace_step(trainer, batch_size, prompt_length):
     """
     rollout, state = trainer.rollout, abstract_state(trainer)
     weights = _weights(trainer.policy)
-    prompt = (_rows((batch_size, prompt_length), "int32"),) * 2
-    completion = _rows((batch_size, rollout.max_completion_length), "int32")
+    rows = batch_size * trainer.num_samples
+    prompt, completion = _rows((rows, prompt_length), "int32"), _rows((rows, rollout.max_completion_length), "int32")
     score = jax.jit(lambda *arguments: rollout.score(*arguments))
     shardings = jax.tree.map(lambda value: value.sharding, state) if keras.distribution.distribution() else None
     update = jax.jit(trainer.train_step, donate_argnums=0, out_shardings=(None, shardings) if shardings else None)
     return {
         "sample": _trace_sample(trainer, batch_size, prompt_length, rollout.max_completion_length),
-        "score": score.trace(weights, *prompt, completion),
+        "score": score.trace(weights, prompt, prompt, completion),
         "update": update.trace(state, (_trajectory(trainer, batch_size, prompt_length),)),
     }
 
 
 def trace_token(trainer, batch_size, prompt_length):
-    """One token of sampling, over a cache of the same length: a program whose only loop is not run before it.
+    """One token of sampling, over caches of the same length: the program without a prefill.
 
-    XLA counts the body of a loop once, whatever the number of its runs: so `sample` is a prefill and one token, and this
-    is the token.
+    XLA counts the body of a loop once, whatever the number of its runs: so `sample` is the prefills and one token of each
+    completion, and this is the token.
     """
     return _trace_sample(trainer, batch_size, 1, prompt_length + trainer.rollout.max_completion_length - 1)
 
 
 def _trace_sample(trainer, batch_size, prompt_length, tokens):
-    sample = jax.jit(lambda *arguments: trainer.rollout.sample(*arguments))
+    weights, samples = _weights(trainer.policy), (trainer.num_samples, trainer.num_anchor_samples)
+    sources = [(weights, _rows((batch_size, count, tokens), "float32")) for count in samples if count]
     prompt = (_rows((batch_size, prompt_length), "int32"),) * 2
-    return sample.trace(_weights(trainer.policy), *prompt, _rows((batch_size, tokens), "float32"))
+    return jax.jit(lambda *arguments: trainer.rollout.sample_each(*arguments)).trace(sources, *prompt)
 
 
 def _weights(policy):

@@ -169,9 +169,8 @@ def _whole_loop(sample, token, tokens):
 
 
 def _runs(trainer):
-    """How often a step samples a completion for each prompt, scores one, and updates."""
-    scores = 1 if trainer.reference is trainer.anchor else 2
-    return trainer.num_samples + trainer.num_anchor_samples, scores, 1
+    """How often a step samples, scores the policy's samples, and updates."""
+    return 1, 1 if trainer.reference is trainer.anchor else 2, 1
 
 
 def _memory(trainer, state, costs, limit):
@@ -183,7 +182,8 @@ def _memory(trainer, state, costs, limit):
     total = held_bytes(jax.tree.leaves(state))
     copies = sum(v.dtype != "float32" for v in trainable) and 2 * held_bytes(trainable)
     beside = total - weights + copies  # sampling and scoring take all weights in the policy's dtype
-    peak = max(costs["sample"].peak + beside, costs["score"].peak + beside, costs["update"].peak)
+    anchor = held_bytes(trainable)  # which sampling takes too: it is among the copies
+    peak = max(costs["sample"].peak + beside - anchor, costs["score"].peak + beside, costs["update"].peak)
     return {
         "policy_bytes": weights,
         "anchor_and_reference_bytes": held_bytes(held[key] for key in shadows),

@@ -196,13 +196,9 @@ class AlignmentTrainer(StateSaving, BackendTrainer, keras.Model):
         prompt_ids, prompt_mask = rollout.pad([self._encoded[i] for i in rows], self._width)
         prompt = [rows_spread(field) for field in (prompt_ids, prompt_mask)]
 
-        def sample(weights, uniforms):  # a row per prompt in each call: one program for policy and anchor, whatever m and k
-            drawn = [rollout.sample(weights, *prompt, uniforms[:, i]) for i in range(uniforms.shape[1])]
-            fields = (ops.stack(field, axis=1) for field in zip(*drawn, strict=True))  # a prompt's samples side by side
-            return Completions(*(ops.reshape(field, (-1, uniforms.shape[2])) for field in fields))
-
-        y = sample(draw.policy, draw.policy_uniforms)
-        anchor_samples = sample(draw.anchor, draw.anchor_uniforms) if k else y
+        sources = [(draw.policy, draw.policy_uniforms), (draw.anchor, draw.anchor_uniforms)][: 2 if k else 1]
+        y, *others = rollout.sample_each(sources, *prompt)
+        (anchor_samples,) = others or [y]
 
         def log_prob(weights):
             repeated = (rows_spread(np.repeat(field, m, axis=0)) for field in (prompt_ids, prompt_mask))
@@ -299,35 +295,25 @@ class AlignmentTrainer(StateSaving, BackendTrainer, keras.Model):
 
     def scores(self, t):
         """`Scores` of a `Trajectory`: one forward pass for the policy's samples and the contenders, by microbatches."""
-        (prompts, contenders), length = t.contender_weights.shape, t.completion_ids.shape[1]
-        samples = [self.num_samples, contenders]
-        ids = ops.concatenate(
-            [
-                ops.reshape(field, (prompts, count, length))
-                for field, count in zip((t.completion_ids, t.contender_ids), samples, strict=True)
-            ],
-            axis=1,
-        )
+        m, (prompts, contenders), length = self.num_samples, t.contender_weights.shape, t.completion_ids.shape[1]
+
+        def side_by_side(own, others):  # (B, m + C, T): a prompt's samples, then its contenders
+            own, others = ops.reshape(own, (prompts, m, length)), ops.reshape(others, (prompts, contenders, length))
+            return ops.concatenate([own, others], axis=1)
+
+        ids, mask = side_by_side(t.completion_ids, t.contender_ids), side_by_side(t.completion_mask, t.contender_mask)
         microbatches = smallest_divisor(prompts, prompts / (self.microbatch_size or prompts))
         log_probs, *anchor_kl = in_chunks(self._token_scores, [t.prompt_ids, t.prompt_mask, ids], microbatches)
-        log_prob, contender_log_prob = (
-            sequence_log_prob(ops.reshape(values, (-1, length)), mask)
-            for values, mask in zip(
-                (log_probs[:, : self.num_samples], log_probs[:, self.num_samples :]),
-                (t.completion_mask, t.contender_mask),
-                strict=True,
-            )
-        )
-        first = t.contender_mask[:: max(contenders, 1)]
-        contender_kl = [sequence_log_prob(values, first) for values in anchor_kl]
-        return Scores(log_prob, ops.reshape(contender_log_prob, (prompts, contenders)), *contender_kl)
+        log_prob = sequence_log_prob(log_probs, mask)
+        contender_kl = [sequence_log_prob(kl, mask[:, m]) for kl in anchor_kl]
+        return Scores(ops.reshape(log_prob[:, :m], (-1,)), log_prob[:, m:], *contender_kl)
 
     def _token_scores(self, prompt_ids, prompt_mask, ids):
-        """Of S samples for each of b prompts, (b, S, T): their token log-probs, of the same shape; with variance reduction
-        also KL(pi_a || pi) of the next token along the first contender, (b, T)."""
+        """Token log-probs of the samples `ids` (b, S, T) of b prompts; with variance reduction also KL(pi_a || pi) of the
+        next token along the first contender, (b, T)."""
         rollout, (_, samples, length) = self.rollout, ids.shape
         rows = ops.reshape(ids, (-1, length))
-        hidden = rollout.hidden(*(ops.repeat(field, samples, axis=0) for field in (prompt_ids, prompt_mask)), rows)
+        hidden = rollout.hidden(ops.repeat(prompt_ids, samples, axis=0), ops.repeat(prompt_mask, samples, axis=0), rows)
         log_probs = ops.reshape(rollout.hidden_log_probs(hidden, rows), ids.shape)
         if not (self.variance_reduction and samples > self.num_samples):
             return (log_probs,)

@@ -121,14 +121,14 @@ def test_iterative_bond_moves_its_anchor_every_period():
 
 
 class Counted:
-    """Counts the calls of `trainer.rollout.sample`, and keeps what they returned."""
+    """Counts the calls of `trainer.rollout.sample_each`, and keeps what they returned."""
 
     def __init__(self, trainer):
-        self.sample, self.drawn = trainer.rollout.sample, []
-        trainer.rollout.sample = self
+        self.sample_each, self.drawn = trainer.rollout.sample_each, []
+        trainer.rollout.sample_each = self
 
     def __call__(self, *arguments):
-        self.drawn.append(self.sample(*arguments))
+        self.drawn.append(self.sample_each(*arguments))
         return self.drawn[-1]
 
 
@@ -138,10 +138,11 @@ def test_one_sampling_pass_serves_quantiles_and_best(n, k):
     counted, trajectories, collect = Counted(trainer), [], trainer.collect
     trainer.collect = lambda *a: trajectories.append(collect(*a)) or trajectories[-1]
     trainer.fit(PROMPTS, batch_size=16, steps_per_epoch=1, verbose=0)
-    assert len(counted.drawn) == 2 + max(n, k)
+    ((own, others),) = counted.drawn
     (t,) = trajectories
-    rewards = np.array([tiny.letters_reward(None, trainer.rollout.decode(c)) for c in counted.drawn])
-    reward, anchor = rewards[:2].T.ravel(), rewards[2:].T
+    reward, anchor = (np.array(tiny.letters_reward(None, trainer.rollout.decode(c))) for c in (own, others))
+    assert (len(reward), len(anchor)) == (16 * 2, 16 * max(n, k))
+    anchor = anchor.reshape(16, -1)
     np.testing.assert_array_equal(t.reward, reward)
     np.testing.assert_array_equal(t.anchor_rewards, np.repeat(anchor, 2, axis=0))
     texts = trainer.rollout.decode(type("C", (), {"token_ids": t.contender_ids, "mask": t.contender_mask}))
