@@ -7,7 +7,7 @@ from keras_bond.rollout import Trajectory, Weights
 
 
 def trace_step(trainer, batch_size, prompt_length):
-    """The three programs that a step of `fit` runs, for the `keras.distribution` in force.
+    """The programs that a step of `fit` runs, one after another, for the `keras.distribution` in force.
 
     Args:
         trainer: an `AlignmentTrainer` that is compiled with an optimizer and without quantiles (`JBOND`, `BestOfNSFT`,
@@ -16,20 +16,15 @@ def trace_step(trainer, batch_size, prompt_length):
         prompt_length: tokens, the width of the padded prompts.
 
     Returns:
-        dict of `jax.stages.Traced`: `"sample"` (one completion a prompt), `"score"` (their log-probabilities under another
-        model) and `"update"` (loss, gradients, optimizer and anchor, with the state's buffers re-used).
+        dict of functions without arguments that return a `jax.stages.Traced`: `"sample"` (of policy and anchor, for all
+        prompts), `"score"` (the policy's samples under another model) and `"update"` (loss, gradients, optimizer and anchor,
+        with the state's buffers re-used).
     """
-    rollout, state = trainer.rollout, abstract_state(trainer)
-    weights = _weights(trainer.policy)
-    rows = batch_size * trainer.num_samples
-    prompt, completion = _rows((rows, prompt_length), "int32"), _rows((rows, rollout.max_completion_length), "int32")
-    score = jax.jit(lambda *arguments: rollout.score(*arguments))
-    shardings = jax.tree.map(lambda value: value.sharding, state) if keras.distribution.distribution() else None
-    update = jax.jit(trainer.train_step, donate_argnums=0, out_shardings=(None, shardings) if shardings else None)
+    shape = trainer, batch_size, prompt_length
     return {
-        "sample": _trace_sample(trainer, batch_size, prompt_length, rollout.max_completion_length),
-        "score": score.trace(weights, prompt, prompt, completion),
-        "update": update.trace(state, (_trajectory(trainer, batch_size, prompt_length),)),
+        "sample": lambda: _trace_sample(*shape, trainer.rollout.max_completion_length),
+        "score": lambda: _trace_score(*shape),
+        "update": lambda: _trace_update(*shape),
     }
 
 
@@ -47,6 +42,20 @@ def _trace_sample(trainer, batch_size, prompt_length, tokens):
     sources = [(weights, _rows((batch_size, count, tokens), "float32")) for count in samples if count]
     prompt = (_rows((batch_size, prompt_length), "int32"),) * 2
     return jax.jit(lambda *arguments: trainer.rollout.sample_each(*arguments)).trace(sources, *prompt)
+
+
+def _trace_score(trainer, batch_size, prompt_length):
+    rows = batch_size * trainer.num_samples
+    prompt, completion = ((rows, length) for length in (prompt_length, trainer.rollout.max_completion_length))
+    arguments = (_rows(shape, "int32") for shape in (prompt, prompt, completion))
+    return jax.jit(lambda *arguments: trainer.rollout.score(*arguments)).trace(_weights(trainer.policy), *arguments)
+
+
+def _trace_update(trainer, batch_size, prompt_length):
+    state = abstract_state(trainer)
+    shardings = jax.tree.map(lambda value: value.sharding, state) if keras.distribution.distribution() else None
+    update = jax.jit(trainer.train_step, donate_argnums=0, out_shardings=(None, shardings) if shardings else None)
+    return update.trace(state, (_trajectory(trainer, batch_size, prompt_length),))
 
 
 def _weights(policy):

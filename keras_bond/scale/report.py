@@ -17,6 +17,8 @@ from keras_bond.scale.topology import CHIPS, device_mesh, parse_topology
 from keras_bond.schedules import LinearWarmup
 from keras_bond.trainers import JBOND
 
+PROGRAMS = ("sample", "score", "update")
+
 
 class Cost(NamedTuple):
     """What one run of a compiled program takes on each chip; bytes, operations, seconds."""
@@ -82,6 +84,7 @@ def step_report(
     model_chips=None,
     microbatch_size=None,
     algorithm=JBOND,
+    programs=PROGRAMS,
     say=lambda line: None,
     **overrides,
 ):
@@ -94,6 +97,7 @@ def step_report(
         prompt_length, completion_length: tokens.
         microbatch_size: prompts whose activations are in memory at a time, over all chips; by default all.
         algorithm: a trainer, with its defaults; its optimizer is the paper's, Adam with a linear warm-up.
+        programs: which ones to compile; the peak is over these, and without any it is what a step holds throughout.
         say: called with a line before each program is compiled.
 
     Returns:
@@ -128,13 +132,15 @@ def step_report(
     with placement.scope():
         trainer = abstract(build)
         costs: dict[str, Cost] = {}
-        for name, traced in trace_step(trainer, batch_size, prompt_length).items():
+        step = trace_step(trainer, batch_size, prompt_length)
+        for name in programs:
             say(f"compiling {name}")
-            costs[name] = measure(traced)
-        say("compiling one token")
-        token = measure(trace_token(trainer, batch_size, prompt_length))
+            costs[name] = measure(step[name]())
+        if "sample" in costs:
+            say("compiling one token")
+            token = measure(trace_token(trainer, batch_size, prompt_length))
+            costs["sample"] = _whole_loop(costs["sample"], token, completion_length)
         state = abstract_state(trainer)
-    costs["sample"] = _whole_loop(costs["sample"], token, completion_length)
     generation, _ = parse_topology(topology)
     return {
         "preset": preset,
@@ -153,12 +159,12 @@ def step_report(
         **_memory(trainer, state, costs, CHIPS[generation].memory),
         "programs": {
             name: {
-                "runs": runs,
+                "runs": _runs(trainer)[name],
                 **cost._asdict(),
                 "peak": cost.peak,
                 "roofline_seconds": max(cost.flops / CHIPS[generation].flops, cost.moved / CHIPS[generation].bandwidth),
             }
-            for (name, cost), runs in zip(costs.items(), _runs(trainer), strict=True)
+            for name, cost in costs.items()
         },
     }
 
@@ -170,7 +176,7 @@ def _whole_loop(sample, token, tokens):
 
 def _runs(trainer):
     """How often a step samples, scores the policy's samples, and updates."""
-    return 1, 1 if trainer.reference is trainer.anchor else 2, 1
+    return {"sample": 1, "score": 1 if trainer.reference is trainer.anchor else 2, "update": 1}
 
 
 def _memory(trainer, state, costs, limit):
@@ -182,8 +188,8 @@ def _memory(trainer, state, costs, limit):
     total = held_bytes(jax.tree.leaves(state))
     copies = sum(v.dtype != "float32" for v in trainable) and 2 * held_bytes(trainable)
     beside = total - weights + copies  # sampling and scoring take all weights in the policy's dtype
-    anchor = held_bytes(trainable)  # which sampling takes too: it is among the copies
-    peak = max(costs["sample"].peak + beside - anchor, costs["score"].peak + beside, costs["update"].peak)
+    also = {"sample": beside - held_bytes(trainable), "score": beside, "update": 0}  # sampling takes the anchor too
+    peak = max([total, *(cost.peak + also[name] for name, cost in costs.items())])
     return {
         "policy_bytes": weights,
         "anchor_and_reference_bytes": held_bytes(held[key] for key in shadows),

@@ -74,7 +74,7 @@ def held(trainer):
 
 def flops(trainer):
     programs = scale.trace_step(trainer, batch_size=16, prompt_length=4)
-    return {name: program.lower().compile().cost_analysis()["flops"] for name, program in programs.items()}
+    return {name: trace().lower().compile().cost_analysis()["flops"] for name, trace in programs.items()}
 
 
 def refused(trainer):

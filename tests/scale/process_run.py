@@ -11,7 +11,7 @@ from keras_bond import JBOND
 address, index = sys.argv[1], int(sys.argv[2])
 if index >= 0:  # or all alone
     keras.distribution.initialize(address, num_processes=2, process_id=index)
-    keras.distribution.set_distribution(keras.distribution.DataParallel())
+    keras.distribution.set_distribution(keras.distribution.DataParallel(auto_shard_dataset=False))
 
 seen = []
 
