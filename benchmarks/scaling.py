@@ -41,7 +41,7 @@ POLICIES = [("gemma_2b", 8), ("gemma_2b", None), ("gemma2_9b", 8), ("gemma2_9b",
 
 
 def update(chips, model_chips=None, **arguments):
-    """The arguments of one measurement of an update, by microbatches of 16 prompts, or one for each chip of the batch axis."""
+    """The arguments of one measurement of an update, by microbatches of 16 prompts, or one for each chip of a batch axis."""
     topology = TOPOLOGIES[chips]
     model_chips = model_chips or int(topology.split("x")[-1])
     batch_chips = chips // model_chips

@@ -251,5 +251,5 @@ class Rollout:
 
 def _tensors(*values):
     dtypes = {"f": "float32", "i": "int32", "b": "bool"}
-    values = [ops.convert_to_tensor(v, dtype=dtypes[v.dtype.kind]) if isinstance(v, np.ndarray) else v for v in values]
-    return [spread_rows(v) for v in values]
+    tensors = [ops.convert_to_tensor(v, dtype=dtypes[v.dtype.kind]) if isinstance(v, np.ndarray) else v for v in values]
+    return [spread_rows(tensor) for tensor in tensors]

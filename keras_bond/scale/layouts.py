@@ -60,7 +60,7 @@ def layout_map(policy, mesh, model_axis="model"):
         )
     backbone = getattr(policy, "backbone", policy)
     chips = mesh.shape[mesh.axis_names.index(model_axis)]
-    rules = {}
+    rules: dict[str, tuple] = {}
     for pattern, preferred in _KERNELS:
         shapes = {tuple(v.shape) for v in backbone.variables if re.fullmatch(pattern, v.path)}
         if shapes:

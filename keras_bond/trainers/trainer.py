@@ -201,8 +201,8 @@ class AlignmentTrainer(StateSaving, BackendTrainer, keras.Model):
         (anchor_samples,) = others or [y]
 
         def log_prob(weights):
-            repeated = (rows_spread(np.repeat(field, m, axis=0)) for field in (prompt_ids, prompt_mask))
-            return sequence_log_prob(rollout.score(weights, *repeated, y.token_ids), y.mask)
+            ids, mask = (rows_spread(np.repeat(field, m, axis=0)) for field in (prompt_ids, prompt_mask))
+            return sequence_log_prob(rollout.score(weights, ids, mask, y.token_ids), y.mask)
 
         # dispatched before the host computes rewards, so that on JAX the device works meanwhile
         anchor_log_prob = log_prob(draw.anchor)
