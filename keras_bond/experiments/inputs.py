@@ -69,18 +69,19 @@ def load_reward(name):
     return reward
 
 
-def read_prompts(path):
+def read_prompts(path, column="prompt"):
     """A dict of columns, `prompt` among them, from a file of prompts.
 
     Args:
         path: `.csv` with a header; `.jsonl` with an object a line; anything else is text with a prompt a line. UTF-8;
             blank lines are skipped.
+        column: the one to insist on.
 
     Returns:
         Dict of equally long lists.
 
     Raises:
-        ValueError: if there is no such file, no prompt in it or no column `prompt`; the message names file and line.
+        ValueError: if there is no such file, no row in it or no such column; the message names file and line.
     """
     path = pathlib.Path(path)
     if not path.is_file():
@@ -94,10 +95,10 @@ def read_prompts(path):
     except (ValueError, csv.Error) as error:
         raise ValueError(f"{str(path)!r}, {error}") from error
     if not rows:
-        raise ValueError(f"there is no prompt in {str(path)!r}")
+        raise ValueError(f"there is no {column} in {str(path)!r}")
     first = rows[0][1]
-    if "prompt" not in first:
-        raise ValueError(f"{str(path)!r} has no column `prompt`, but {', '.join(map(str, first)) or 'none at all'}")
+    if column not in first:
+        raise ValueError(f"{str(path)!r} has no column `{column}`, but {', '.join(map(str, first)) or 'none at all'}")
     for line, row in rows:
         if row.keys() != first.keys():
             raise ValueError(f"{str(path)!r}, line {line}: expected the columns {', '.join(map(str, first))}, as above")
@@ -124,5 +125,5 @@ def _jsonl(file):
             except ValueError as error:
                 raise ValueError(f"line {i}: {error}") from error
             if not isinstance(row, dict):
-                raise ValueError(f"line {i}: expected an object with a `prompt`, received {line.strip():.60}")
+                raise ValueError(f"line {i}: expected an object, received {line.strip():.60}")
             yield i, row

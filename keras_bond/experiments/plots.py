@@ -109,6 +109,44 @@ def calibration_figure(parts):
     return figure
 
 
+def memory_figure(memories, microbatch_size=4, gib=(15, 40, 80)):
+    """What an update holds, as stacked bars, beside the memory of accelerators.
+
+    Args:
+        memories: dict, name of a model -> `memory.Memory`.
+        microbatch_size: prompts whose activations are in memory at a time.
+        gib: of accelerators, drawn as lines.
+
+    Returns:
+        A matplotlib `Figure`.
+    """
+    figure = Figure(figsize=(12, 0.6 * len(memories) + 2), layout="constrained")
+    axes = figure.subplots()
+    left = np.zeros(len(memories))
+    parts = {
+        "weights": "weights",
+        "optimizer": "Adam's moments",
+        "shadows": "anchor and reference",
+        "gradients": "gradients",
+        "copies": "weights in bfloat16, to compute with",
+        "activations": f"activations of {microbatch_size} prompts",
+        "logits": "logits of a chunk",
+    }
+    for (part, label), colour in zip(parts.items(), COLOURS, strict=True):
+        share = microbatch_size if part == "activations" else 1
+        width = np.array([getattr(need, part) * share / 2**30 for need in memories.values()])
+        axes.barh(range(len(memories)), width, left=left, color=colour, label=label, height=0.6)
+        left += width
+    for size in gib:
+        axes.axvline(size, color="black", linewidth=1, linestyle=":")
+        _note(axes, f"{size} GiB", (size, -0.5), xytext=(3, 2), textcoords="offset points")
+    axes.set_yticks(range(len(memories)), list(memories))
+    axes.set(xlabel="GiB", ylim=(len(memories) - 0.5, -0.9), title="What an update of J-BOND holds, on one device")
+    _finish(axes)
+    figure.legend(frameon=False, fontsize=8, loc="outside right center")
+    return figure
+
+
 def best_of_n_figure(reference, rewards, ns=(1, 2, 4, 8), frequencies=None):
     """The Best-of-N distribution of a tabular problem, one panel for each N: Theorem 1, drawn.
 

@@ -45,7 +45,7 @@ def test_files_of_prompts(tmp_path, name, content, expected):
             b'{"prompt": "a", "x": 1}\n\n{"prompt": "b"}\n',
             "'{}', line 3: expected the columns prompt, x, as above",
         ),
-        ("a.jsonl", b'{"prompt": "a"}\n["b"]\n', "'{}', line 2: expected an object with a `prompt`, received [\"b\"]"),
+        ("a.jsonl", b'{"prompt": "a"}\n["b"]\n', "'{}', line 2: expected an object, received [\"b\"]"),
         ("a.jsonl", b'{"prompt": "a"\n', "'{}', line 1: Expecting ',' delimiter: line 2 column 1 (char 15)"),
         (
             "a.txt",

@@ -1,0 +1,132 @@
+"""How much of this machine do sampling and the update use? The demo's recipe on the bundled model, JAX, float32.
+
+    python benchmarks/roofline.py
+
+The peaks are measured: a product of two square matrices, and one long vector added to another in place. Operations and bytes
+are XLA's count for the compiled programs (what it says of the body of the sampling loop, times the tokens); its bytes are
+those that kernels read and write, in a cache or not, so that their share can pass 1. The programs take turns, and the times
+are medians. Prints a table and writes `roofline.json` beside this file.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import statistics
+import time
+
+os.environ["KERAS_BACKEND"] = "jax"
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from common import print_table, provenance
+
+from keras_bond import JBOND, presets
+from keras_bond.experiments.align import PRESET, bundled_trainer
+from keras_bond.experiments.demo import BATCH_SIZE, OPTIMIZER, SETTINGS
+from keras_bond.experiments.provenance import versions
+from keras_bond.rollout import PromptTable
+
+
+def peaks(side, length):
+    """name: (compiled function, its arguments, operations, bytes)."""
+    matrix, vector = jnp.ones((side, side), "float32"), jnp.ones((length,), "float32")
+    product = jax.jit(jnp.matmul).lower(matrix, matrix).compile()
+    repeats = 10  # in place: a fresh result would be charged for the pages it is given
+    total = jax.jit(lambda x, y: jax.lax.fori_loop(0, repeats, lambda i, z: z + y, x)).lower(vector, vector).compile()
+    return {
+        "matrix product": (product, (matrix, matrix), 2 * side**3, 3 * matrix.nbytes),
+        "sum of vectors": (total, (vector, vector), repeats * length, 3 * repeats * vector.nbytes),
+    }
+
+
+def programs(batch_size):
+    """name: (compiled function, its arguments, operations, bytes): one completion a prompt, and the update of a step."""
+    trainer = bundled_trainer(JBOND, **OPTIMIZER, **SETTINGS, stop_token_ids=())
+    trainer._build_optimizer()
+    trainer._open(PromptTable(presets.prompts(PRESET, "train"), batch_size))
+    rows, draw, rollout = np.arange(batch_size), trainer.draw(batch_size), trainer.rollout
+    prompts = rollout.pad([trainer._encoded[i] for i in rows], trainer._width)
+    uniforms = np.asarray(draw.policy_uniforms)
+    sample = jax.jit(rollout._sample_function)
+    sampling = sample.lower([(draw.policy, uniforms)], *prompts).compile()
+    # XLA counts a loop's body once: it is nearly all of a program without a prompt to read, with as long a cache
+    longer = np.zeros((batch_size, 1, trainer._width + rollout.max_completion_length - 1), "float32")
+    body = sample.lower([(draw.policy, longer)], *(field[:, :1] for field in prompts)).compile()
+    more = rollout.max_completion_length - 1
+
+    groups = (trainer.trainable_variables, trainer.non_trainable_variables, trainer.optimizer.variables)
+    state = tuple([v.value for v in group] for group in (*groups, trainer.metrics_variables))
+    step = (state, (trainer.collect(rows, draw),))
+    update = jax.jit(trainer.train_step).lower(*step).compile()
+    return {
+        "sampling": (
+            sampling,
+            ([(draw.policy, uniforms)], *prompts),
+            *np.add(cost(sampling), np.multiply(more, cost(body))),
+        ),
+        "update": (update, step, *cost(update)),
+    }
+
+
+def cost(compiled):
+    """(operations, bytes) by XLA's count."""
+    analysis = compiled.cost_analysis()
+    return analysis["flops"], analysis["bytes accessed"]
+
+
+def seconds(table, rounds):
+    """name: the seconds of each of its turns, after a first one that does not count."""
+    times = {name: [] for name in table}
+    for i in range(rounds + 1):
+        for name, (function, arguments, *_) in table.items():
+            started = time.perf_counter()
+            jax.block_until_ready(function(*arguments))
+            if i:
+                times[name].append(time.perf_counter() - started)
+    return times
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=21)
+    parser.add_argument("--batch-size", type=int, default=BATCH_SIZE)
+    parser.add_argument("--side", type=int, default=2048, help="of the matrices")
+    parser.add_argument("--length", type=int, default=2**26, help="of the vectors")
+    parser.add_argument("--output", type=pathlib.Path, default=pathlib.Path(__file__).with_suffix(".json"))
+    arguments = parser.parse_args()
+    table = peaks(arguments.side, arguments.length) | programs(arguments.batch_size)
+    times = seconds(table, arguments.rounds)
+    rows = {}
+    for name, (_, _, operations, size) in table.items():
+        median = statistics.median(times[name])
+        rows[name] = {"seconds": median, "flops_per_second": operations / median, "bytes_per_second": size / median}
+        rows[name] |= {"flops": float(operations), "bytes": float(size), "rounds": times[name]}
+    peak = rows["matrix product"]["flops_per_second"]
+    bandwidth = rows["sum of vectors"]["bytes_per_second"]
+    for row in rows.values():
+        row["share_of_peak"] = row["flops_per_second"] / peak
+        row["share_of_bandwidth"] = row["bytes_per_second"] / bandwidth
+    print_table(
+        ["program", "seconds", "GFLOP", "GFLOP/s", "share of peak", "GB", "GB/s", "share of bandwidth"],
+        [
+            [
+                name,
+                f"{row['seconds']:.4f}",
+                f"{row['flops'] / 1e9:.2f}",
+                f"{row['flops_per_second'] / 1e9:.1f}",
+                f"{row['share_of_peak']:.2f}",
+                f"{row['bytes'] / 1e9:.2f}",
+                f"{row['bytes_per_second'] / 1e9:.1f}",
+                f"{row['share_of_bandwidth']:.2f}",
+            ]
+            for name, row in rows.items()
+        ],
+    )
+    result = {**provenance(), "versions": versions(), "batch_size": arguments.batch_size, "programs": rows}
+    arguments.output.write_text(json.dumps(result, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

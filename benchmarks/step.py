@@ -1,0 +1,236 @@
+"""How long is a J-BOND step, of what parts, and how long is it elsewhere? The demo's recipe on the bundled model.
+
+    python benchmarks/step.py --peers PYTHON
+    python benchmarks/step.py --peers PYTHON --model 1.5M
+
+Contestants: this package on JAX, TensorFlow and Torch; KerasHub's `generate()` with Keras' own train step on each; J-BOND by
+hand in transformers and Torch; TRL's GRPO. The last two need an environment of their own (`pip install trl`), whose
+interpreter `--peers` names; without it they are left out. All in float32, on the same prompts, with the same number of
+sampled completions of the same length: nothing stops early. The bundled model has 64 prompts of 8 tokens a step, each with 5
+completions of 20 tokens; the others, of random weights, 16 prompts of 32 tokens, each with 3 completions of 32 tokens.
+
+Each contestant is a process; they take turns, round by round, and sleep in between. The table gives medians over rounds of
+the medians over a turn's steps; the ratio to the first contestant is taken within each round. `work` is the least that the
+matrix products of a step take. Writes `step-MODEL.json` beside this file.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import statistics
+import sys
+import tempfile
+
+from common import print_table, provenance
+from turns import Contestant, medians
+
+PARTS = ("sampling", "scoring", "update", "total")
+HERE = pathlib.Path(__file__).parent
+_SMALL = {"vocabulary_size": 4096, "num_layers": 4, "num_query_heads": 4, "num_key_value_heads": 1}
+_LARGE = {"vocabulary_size": 32000, "num_layers": 8, "num_query_heads": 8, "num_key_value_heads": 1}
+MODELS = {
+    "bundled": None,
+    "1.5M": _SMALL | {"hidden_dim": 128, "intermediate_dim": 1024, "head_dim": 32},
+    "46M": _LARGE | {"hidden_dim": 512, "intermediate_dim": 4096, "head_dim": 64},
+}
+"""The bundled model, and two with random weights; `intermediate_dim` is KerasHub's, twice the width of the layer."""
+
+
+def bundled():
+    import keras_hub
+
+    from keras_bond import presets
+    from keras_bond.experiments.align import PRESET
+
+    return keras_hub.models.CausalLM.from_preset(presets.path(PRESET))
+
+
+def random_gemma(sizes):
+    """A `CausalLM` with random weights, and the bundled vocabulary filled up with pieces that no text has."""
+    import keras_hub
+    from sentencepiece import sentencepiece_model_pb2
+
+    vocabulary = sentencepiece_model_pb2.ModelProto.FromString(bundled().preprocessor.tokenizer.proto)
+    for i in range(len(vocabulary.pieces), sizes["vocabulary_size"]):
+        vocabulary.pieces.add(piece=f"<{i}>", score=-1e6)
+    tokenizer = keras_hub.models.GemmaTokenizer(proto=vocabulary.SerializeToString())
+    preprocessor = keras_hub.models.GemmaCausalLMPreprocessor(tokenizer=tokenizer)
+    return keras_hub.models.GemmaCausalLM(keras_hub.models.GemmaBackbone(**sizes), preprocessor)
+
+
+def prepare(folder, model, batch_size):
+    """The work of a step as JSON, and the model as a preset and for transformers beside it.
+
+    Returns the file, its contents, and the configuration of the model's backbone.
+    """
+    os.environ["KERAS_BACKEND"] = "jax"
+    from keras_bond import presets
+    from keras_bond.experiments.align import PRESET, SIZES
+    from keras_bond.experiments.demo import OPTIMIZER, SETTINGS
+
+    policy = random_gemma(MODELS[model]) if MODELS[model] else bundled()
+    if MODELS[model]:
+        lengths, settings, rows = (32, 32), {"n": 2, "beta": 0.5, "eta": 0.02, "variance_reduction": False}, 16
+    else:
+        lengths, settings, rows = (SIZES["max_prompt_length"], SIZES["max_completion_length"]), SETTINGS, 64
+    policy.save_to_preset(folder / "preset")
+    policy.export_to_transformers(folder / "exported")
+    config = folder / "exported" / "config.json"  # TRL asks it for the class of the reference; the export does not say
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"architectures": ["GemmaForCausalLM"]}))
+    prompts, token_ids = prompts_of(policy.preprocessor.tokenizer, presets.prompts(PRESET, "train"), lengths[0])
+    work = {
+        "prompts": prompts,
+        "token_ids": token_ids,
+        "preset": str(folder / "preset"),
+        "exported": str(folder / "exported"),
+        "batch_size": batch_size or rows,
+        "prompt_length": lengths[0],
+        "completion_length": lengths[1],
+        "settings": settings,
+        **OPTIMIZER,
+    }
+    (folder / "work.json").write_text(json.dumps(work))
+    return folder / "work.json", work, policy.backbone.get_config()
+
+
+def prompts_of(tokenizer, texts, length):
+    """Prompts of exactly `length` tokens, start token included, each of several texts in a row, and their token ids."""
+    prompts, token_ids, text = [], [], ""
+    for more in texts:
+        text = f"{text} {more}".strip()
+        ids = [tokenizer.start_token_id, *map(int, tokenizer(text))]
+        if len(ids) == length:
+            prompts.append(text)
+            token_ids.append(ids)
+        if len(ids) >= length:
+            text = ""
+    return prompts, token_ids
+
+
+def forward_flops(backbone, rows, tokens, projected):
+    """Floating point operations of the matrix products of a forward pass; attention to earlier tokens alone.
+
+    Args:
+        backbone: dict, the configuration of a `GemmaBackbone`.
+        rows, tokens: of the batch.
+        projected: tokens a row whose logits are computed.
+
+    >>> sizes = {"num_layers": 1, "hidden_dim": 2, "num_query_heads": 1, "num_key_value_heads": 1, "head_dim": 2}
+    >>> forward_flops(sizes | {"intermediate_dim": 4, "vocabulary_size": 10}, rows=1, tokens=1, projected=1)
+    104
+    """
+    hidden, head = backbone["hidden_dim"], backbone["head_dim"]
+    queries, keys = backbone["num_query_heads"] * head, backbone["num_key_value_heads"] * head
+    weights = 2 * hidden * (queries + keys) + 3 * hidden * (backbone["intermediate_dim"] // 2)
+    attention = 2 * queries * (tokens * (tokens + 1) // 2)
+    layers = backbone["num_layers"] * (tokens * weights + attention)
+    return 2 * rows * (layers + projected * hidden * backbone["vocabulary_size"])
+
+
+def step_flops(backbone, work, scored, updated):
+    """Of a step: all samples drawn, `scored` rows passed forward, and `updated` rows forward and backward."""
+    length = work["completion_length"]
+    sampled = work["batch_size"] * (1 + work["settings"]["n"])
+    return forward_flops(backbone, sampled + scored + 3 * updated, work["prompt_length"] + length - 1, length)
+
+
+def contestants(batch_size, n, peers):
+    """name: (command without the work, environment, rows that are scored, rows that are trained on)."""
+    table, everything = {}, batch_size * (1 + n)
+    names = {"jax": "JAX", "tensorflow": "TensorFlow", "torch": "Torch"}
+    for backend, name in names.items():
+        command = [sys.executable, HERE / "step_keras.py", "ours"]
+        table[f"keras_bond, {name}"] = (command, {"KERAS_BACKEND": backend}, 2 * batch_size, 2 * batch_size)
+    command = [sys.executable, HERE / "step_keras.py", "ours, all samples"]
+    table["keras_bond, JAX, all samples in the update"] = (
+        command,
+        {"KERAS_BACKEND": "jax"},
+        3 * batch_size,
+        everything,
+    )
+    for backend, name in names.items():
+        command = [sys.executable, HERE / "step_keras.py", "keras_hub"]
+        table[f"KerasHub alone, {name}"] = (command, {"KERAS_BACKEND": backend}, 2 * batch_size, 2 * batch_size)
+    if peers:
+        command = [peers, HERE / "step_peers.py", "by hand"]
+        table["transformers and Torch, by hand"] = (command, {}, 2 * batch_size, 2 * batch_size)
+        table["TRL GRPO"] = ([peers, HERE / "step_peers.py", "grpo"], {}, everything, everything)
+    return table
+
+
+def measure(entries, work_file, rounds, steps):
+    """name: (what the contestant runs on, the medians of each of its turns)."""
+    running = {name: Contestant([*command, work_file], **more) for name, (command, more, *_) in entries.items()}
+    try:
+        about = {}
+        for name, contestant in running.items():
+            about[name] = contestant.ready()
+            print(f"{name} is ready.", file=sys.stderr, flush=True)
+        turns = {name: [] for name in entries}
+        for i in range(rounds):
+            print(f"Round {i + 1} of {rounds} ...", file=sys.stderr, flush=True)
+            for name, contestant in running.items():
+                turns[name].append(medians(contestant.turn(steps)))
+    finally:
+        for contestant in running.values():
+            contestant.close()
+    return {name: (about[name], turns[name]) for name in entries}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--peers", help="interpreter of an environment with trl")
+    parser.add_argument("--model", choices=MODELS, default="bundled")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--steps", type=int, default=5, help="a turn")
+    parser.add_argument("--batch-size", type=int, help="prompts a step")
+    parser.add_argument("--only", nargs="+", help="names of contestants; all by default")
+    arguments = parser.parse_args()
+    if not arguments.peers:
+        print("Without --peers: transformers and TRL are left out.", file=sys.stderr)
+    with tempfile.TemporaryDirectory() as folder:
+        work_file, work, backbone = prepare(pathlib.Path(folder), arguments.model, arguments.batch_size)
+        entries = contestants(work["batch_size"], work["settings"]["n"], arguments.peers)
+        entries = {name: entries[name] for name in arguments.only or entries}
+        measured = measure(entries, work_file, arguments.rounds, arguments.steps)
+
+    tokens = work["batch_size"] * (1 + work["settings"]["n"]) * work["completion_length"]
+    first = next(iter(measured.values()))[1]
+    results = []
+    for name, (about, turns) in measured.items():
+        ratios = [turn["total"] / ours["total"] for turn, ours in zip(turns, first, strict=True)]
+        seconds = medians(turns)
+        results.append(
+            {
+                "name": name,
+                "seconds": seconds,
+                "tokens_per_second": tokens / seconds["total"],
+                "ratio": [statistics.median(ratios), min(ratios), max(ratios)],
+                "gflop": step_flops(backbone, work, *entries[name][2:]) / 1e9,
+                "rounds": turns,
+                "versions": about,
+            }
+        )
+    print_table(
+        ["contestant", *(f"{part}, s" for part in PARTS), "tokens/s", "time, ratio (least to most)", "work, GFLOP"],
+        [
+            [
+                r["name"],
+                *(f"{r['seconds'][part]:.3f}" for part in PARTS),
+                f"{r['tokens_per_second']:.0f}",
+                "{:.2f} ({:.2f} to {:.2f})".format(*r["ratio"]),
+                f"{r['gflop']:.1f}",
+            ]
+            for r in results
+        ],
+    )
+    sizes = {key: work[key] for key in ("batch_size", "prompt_length", "completion_length", "settings")}
+    result = {**provenance(), "rounds": arguments.rounds, "steps_a_turn": arguments.steps, **sizes, "contestants": results}
+    if arguments.peers:
+        result["command"] = result["command"].replace(arguments.peers, "PYTHON")
+    (HERE / f"step-{arguments.model}.json").write_text(json.dumps(result, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

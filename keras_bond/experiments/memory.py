@@ -1,0 +1,248 @@
+"""What an update of J-BOND needs in memory, reckoned from models that have shapes and no values. On JAX.
+
+A decoder's memory is linear in its layers, so two small models, of one and of two layers, tell that of the whole: sums over
+their variables and over what automatic differentiation keeps of their forward pass. That is an upper estimate: a compiler
+computes some of it twice instead. XLA for CPUs keeps 0.62 of it (Gemma 2B, LoRA, float32, by the bytes of its program).
+"""
+
+import math
+import pathlib
+from typing import NamedTuple
+
+import keras
+import keras_hub
+import numpy as np
+
+from keras_bond import presets
+from keras_bond.rollout import Rollout, Weights, using
+from keras_bond.rollout.decoder import new_cache
+from keras_bond.rollout.rollout import LOGITS_AT_ONCE
+from keras_bond.trainers import JBOND
+
+GEMMA = {
+    "gemma_2b": {
+        "num_layers": 18,
+        "num_query_heads": 8,
+        "num_key_value_heads": 1,
+        "hidden_dim": 2048,
+        "intermediate_dim": 32768,
+    },
+    "gemma_7b": {
+        "num_layers": 28,
+        "num_query_heads": 16,
+        "num_key_value_heads": 16,
+        "hidden_dim": 3072,
+        "intermediate_dim": 49152,
+    },
+}
+"""The sizes of KerasHub's presets; all have `head_dim` 256 and 256,000 tokens."""
+
+GIB = 2**30
+MARGIN = 0.9
+"""The share of a device's memory that is planned with: the rest is for fragments and what the compiler wants."""
+ROWS = 11
+"""Rows of the traced forward pass: an axis of this length is one of rows, since no model has it elsewhere."""
+
+
+class Device(NamedTuple):
+    """An accelerator, or several in a mesh: rows of a batch are spread over the one axis, weights over the other."""
+
+    name: str
+    gib: float
+    """Of one chip."""
+    batch: int = 1
+    """Chips that share the rows."""
+    model: int = 1
+    """Chips that share the weights."""
+
+
+DEVICES = (
+    Device("T4, P100", 15),
+    Device("A100 40 GB", 40),
+    Device("A100, H100 80 GB", 80),
+    Device("TPU v5e-8, mesh 2 x 4", 15.75, batch=2, model=4),
+    Device("TPU v5e-8, mesh 1 x 8", 15.75, batch=1, model=8),
+)
+
+
+class Memory(NamedTuple):
+    """Bytes, of one device that holds all; the methods put them together per chip."""
+
+    parameters: float
+    """A number, not bytes."""
+    weights: float
+    optimizer: float
+    """Adam's two moments."""
+    shadows: float
+    """Anchor and reference, float32, of the trainable variables."""
+    gradients: float
+    copies: float
+    """Of weights that are computed with in another dtype than they are held in."""
+    logits: float
+    """Of one chunk of positions, float32, with their gradient."""
+    activations: float
+    """What the backward pass needs of the forward pass, per prompt: its samples' rows."""
+    layer: float
+    """The part of it that one layer makes: about what a forward pass alone has in memory."""
+    cache: float
+    """Keys and values while sampling, per prompt: its prefill and one row for each sample."""
+    split_heads: int
+    """Heads of keys and values that can be spread over chips."""
+
+    def held(self, device):
+        """What is there all the time, per chip."""
+        return (self.weights + self.optimizer + self.shadows) / device.model
+
+    def updating(self, device, microbatch_size):
+        """While the policy is updated, per chip."""
+        fixed = (self.gradients + self.copies) / device.model + self.logits
+        return self.held(device) + fixed + self.activations * microbatch_size / device.batch
+
+    def sampling(self, device, batch_size):
+        """While completions are sampled and scored, per chip."""
+        heads = device.model if self.split_heads % device.model == 0 else 1
+        per_prompt = max(self.cache / heads, self.layer) / device.batch
+        return self.held(device) + self.copies / device.model + self.logits + per_prompt * batch_size
+
+    def settings(self, device, batch_size=128):
+        """(batch_size, microbatch_size) that fit, the largest first; `None` where not even one prompt does."""
+        limit = MARGIN * device.gib * GIB
+        sizes = [size for size in (batch_size >> i for i in range(batch_size.bit_length())) if size >= device.batch]
+        batch = next((size for size in sizes if self.sampling(device, size) <= limit), None)
+        micro = next((size for size in sizes if batch and size <= batch and self.updating(device, size) <= limit), None)
+        return (batch, micro) if batch and micro else None
+
+
+def memory(name, *, lora_rank=0, prompt_length=64, completion_length=64, n=2):
+    """`Memory` of J-BOND with Adam on a Gemma, with the paper's estimator (`variance_reduction=False`).
+
+    Not counted: the programs, the compiler's own work space (a second copy of the gradients, it may be, while those of
+    microbatches are added up), and what it saves by computing cheap things twice.
+
+    Args:
+        name: one of `GEMMA`.
+        lora_rank: 0 for full fine-tuning. With LoRA the frozen weights are bfloat16 and the trained factors float32, as
+            KerasHub has them with `dtype="bfloat16"`. Without, a learning rate of 3e-6 would round away in bfloat16, so it
+            is `"mixed_bfloat16"`: float32 weights, bfloat16 computation.
+        prompt_length, completion_length: tokens.
+        n: samples of the anchor per prompt.
+
+    Raises:
+        ValueError: if there is no such model, or the backend is not JAX.
+
+    Example:
+
+    ```python
+    memory("gemma_2b", lora_rank=8).settings(DEVICES[0])  # (64, 4): prompts an update, and in memory at a time
+    ```
+    """
+    if name not in GEMMA:
+        raise ValueError(f"`name` must be one of {', '.join(GEMMA)}. Received: name={name!r}")
+    if keras.config.backend() != "jax":
+        raise ValueError(f"`memory` traces with JAX: set KERAS_BACKEND to jax. Received: {keras.config.backend()}")
+    one, two = (_figures(name, layers, lora_rank, prompt_length, completion_length, n) for layers in (1, 2))
+    whole = {key: one[key] + (GEMMA[name]["num_layers"] - 1) * (two[key] - one[key]) for key in one}
+    return Memory(
+        **whole,
+        logits=2 * 4 * LOGITS_AT_ONCE,
+        layer=two["activations"] - one["activations"],
+        split_heads=GEMMA[name]["num_key_value_heads"],
+    )
+
+
+def table_of(memories, devices=DEVICES, batch_size=128):
+    """The largest settings that fit, for each model on each device: a list of dicts with GiB per chip.
+
+    Args:
+        memories: dict, a model's name as it is to be shown -> `Memory`.
+        devices: list of `Device`.
+        batch_size: prompts an update, at most.
+    """
+    rows = []
+    for device in devices:
+        for name, need in memories.items():
+            found = need.settings(device, batch_size)
+            row = {"device": device.name, "GiB a chip": device.gib, "model": name, "held": need.held(device) / GIB}
+            row |= {"batch_size": "does not fit", "microbatch_size": "", "updating": "", "sampling": ""}
+            if found:
+                update, sampling = need.updating(device, found[1]) / GIB, need.sampling(device, found[0]) / GIB
+                row |= {"batch_size": str(found[0]), "microbatch_size": str(found[1])}
+                row |= {"updating": f"{update:.1f}", "sampling": f"{sampling:.1f}"}
+            rows.append(row)
+    return rows
+
+
+def _figures(name, layers, lora_rank, width, budget, n):
+    """What is linear in the layers: a dict by the fields of `Memory`."""
+    sizes = {**GEMMA[name], "num_layers": layers}
+    trainer = _abstract(lambda: _trainer(sizes, lora_rank, width, budget, n))
+    policy = trainer.policy
+    computed_otherwise = [v for v in policy.variables if str(v.dtype) != policy.compute_dtype]
+    return {
+        "parameters": sum(math.prod(v.shape) for v in policy.variables),
+        "weights": _bytes(policy.variables),
+        "optimizer": _bytes(trainer.optimizer.variables),
+        "shadows": _bytes([*trainer.anchor.variables, *trainer.reference.variables]),
+        "gradients": _bytes(policy.trainable_variables),
+        "copies": 2 * sum(math.prod(v.shape) for v in computed_otherwise),  # in bfloat16
+        "activations": 2 * _kept(trainer.rollout, width, budget) / ROWS,  # the policy's sample, and the best of the anchor's
+        "cache": (1 + n) * _cache(policy, width + budget),
+    }
+
+
+def _trainer(sizes, lora_rank, width, budget, n):
+    models, dtype = keras_hub.models, "bfloat16" if lora_rank else "mixed_bfloat16"
+    backbone = models.GemmaBackbone(vocabulary_size=256000, head_dim=256, dtype=dtype, **sizes)
+    if lora_rank:
+        backbone.enable_lora(lora_rank)
+    tokenizer = models.GemmaTokenizer(proto=str(pathlib.Path(presets.path("tiny_gemma"), "assets/tokenizer/vocabulary.spm")))
+    policy = models.GemmaCausalLM(backbone, models.GemmaCausalLMPreprocessor(tokenizer))
+    lengths = {"max_prompt_length": width, "max_completion_length": budget}
+    trainer = JBOND(policy, len, n=n, variance_reduction=False, **lengths)
+    trainer.compile(keras.optimizers.Adam(1e-4))
+    trainer.optimizer.build(trainer.trainable_variables)
+    return trainer
+
+
+def _kept(rollout: Rollout, width, budget):
+    """Bytes that the backward pass of `Rollout.hidden` needs of the forward pass, for `ROWS` rows; weights not counted."""
+    import jax
+
+    policy, groups = rollout.causal_lm, []
+    for variables in (rollout.causal_lm.trainable_variables, rollout.causal_lm.non_trainable_variables):
+        groups.append([jax.ShapeDtypeStruct(v.shape, v.dtype) for v in variables])
+    prompt, completion = (jax.ShapeDtypeStruct((ROWS, length), "int32") for length in (width, budget))
+
+    def backward(trainable, frozen, ids, mask, completion_ids):
+        def hidden(trainable):
+            with using(policy, Weights(trainable, frozen)):
+                return rollout.hidden(ids, mask, completion_ids)
+
+        return jax.vjp(hidden, trainable)[1]
+
+    kept = jax.tree.leaves(jax.eval_shape(backward, *groups, prompt, prompt, completion))
+    return _bytes(array for array in kept if array.shape[:1] == (ROWS,))
+
+
+def _cache(policy, length):
+    import jax
+
+    cache = jax.eval_shape(lambda: new_cache(policy.backbone, 1, length, policy.compute_dtype))
+    return _bytes(jax.tree.leaves(cache))
+
+
+def _abstract(build):
+    """What `build()` returns, made without memory: its variables have shapes and dtypes, but no values."""
+    import jax
+
+    made: list = []
+    jax.eval_shape(lambda: made.append(build()))
+    return made[0]
+
+
+def _bytes(arrays):
+    return sum(math.prod(array.shape) * _itemsize(array) for array in arrays)
+
+
+def _itemsize(array):
+    return 2 if str(array.dtype) == "bfloat16" else np.dtype(str(array.dtype)).itemsize

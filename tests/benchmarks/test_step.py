@@ -1,0 +1,48 @@
+"""The contestants' protocol and the count of operations of `benchmarks/step.py`."""
+
+import pathlib
+import sys
+
+import pytest
+
+BENCHMARKS = pathlib.Path(__file__).parents[2] / "benchmarks"
+
+
+@pytest.fixture(autouse=True)
+def _benchmarks(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+
+
+def contestant(steps):
+    from turns import Contestant
+
+    program = f"import sys; sys.path.insert(0, {str(BENCHMARKS)!r}); from turns import serve; serve({{'a': 1}}, {steps})"
+    return Contestant([sys.executable, "-c", program])
+
+
+def test_a_contestant_answers_with_its_steps_whatever_is_printed_meanwhile():
+    running = contestant("lambda count: [print('noise') or {'total': float(i)} for i in range(count)]")
+    assert running.ready() == {"a": 1}
+    assert running.turn(2) == [{"total": 0.0}, {"total": 1.0}]
+    assert running.turn(1) == [{"total": 0.0}]
+    running.close()
+    assert running.process.returncode == 0
+
+
+def test_a_contestant_that_fails_is_reported():
+    with pytest.raises(RuntimeError, match=r"ended with status 1\."):
+        contestant("lambda count: 1 / 0").ready()
+
+
+def test_operations_of_a_forward_pass():
+    from step import forward_flops
+
+    backbone = {"num_layers": 3, "hidden_dim": 5, "num_query_heads": 4, "num_key_value_heads": 2, "head_dim": 7}
+    backbone |= {"intermediate_dim": 22, "vocabulary_size": 13}
+    rows, tokens, projected = 2, 6, 4
+    total = 0
+    for token in range(tokens):
+        projections = 5 * 4 * 7 + 2 * 5 * 2 * 7 + 4 * 7 * 5
+        attention = 2 * 4 * 7 * (token + 1)
+        total += 3 * (projections + attention + 3 * 5 * 11)
+    assert forward_flops(backbone, rows, tokens, projected) == 2 * rows * (total + projected * 5 * 13)
