@@ -50,7 +50,7 @@ def measure(traced):
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        return Cost(math.nan, math.nan, _needed(str(error)), math.nan, math.nan, time.time() - started)
+        return Cost(math.nan, 0.0, _needed(str(error)), math.nan, math.nan, time.time() - started)
     memory, cost, factor = compiled.memory_analysis(), compiled.cost_analysis(), loop_factor(traced.jaxpr)
     return Cost(
         arguments=memory.argument_size_in_bytes,
@@ -180,21 +180,22 @@ def _runs(trainer):
 
 
 def _memory(trainer, state, costs, limit):
-    """Bytes a chip: what stays, and the peak over the programs of a step, each beside what stays and is not its own."""
+    """Bytes a chip: what stays, and the peak over the programs of a step, each beside what stays."""
     trainable, non_trainable, optimizer, _ = state
     held = {id(v): value for v, value in zip(trainer.non_trainable_variables, non_trainable, strict=True)}
     shadows = {id(s): s for anchor in (trainer.anchor, trainer.reference) for s in anchor.shadows}
     weights = held_bytes(trainable) + held_bytes(held[id(v)] for v in trainer.policy.non_trainable_variables)
     total = held_bytes(jax.tree.leaves(state))
+    # a rollout has anchor and reference in the policy's dtype as well, and takes one model's frozen weights for all
     copies = sum(v.dtype != "float32" for v in trainable) and 2 * held_bytes(trainable)
-    beside = total - weights + copies  # sampling and scoring take all weights in the policy's dtype
-    also = {"sample": beside - held_bytes(trainable), "score": beside, "update": 0}  # sampling takes the anchor too
-    peak = max([total, *(cost.peak + also[name] for name, cost in costs.items())])
+    peaks = (total + (0 if name == "update" else copies) + c.outputs + c.temporaries for name, c in costs.items())
+    peak = max([total, *peaks])
     return {
         "policy_bytes": weights,
         "anchor_and_reference_bytes": held_bytes(held[key] for key in shadows),
         "optimizer_bytes": held_bytes(optimizer),
         "state_bytes": total,
+        "rollout_copies_bytes": copies,
         "peak_bytes": peak,
         "limit_bytes": limit,
         "fits": bool(peak <= limit),
