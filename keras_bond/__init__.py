@@ -24,6 +24,7 @@ __all__ = [
     "quantiles",
     "rewards",
     "rollout",
+    "scale",
     "schedules",
     "trainers",
 ]
@@ -32,7 +33,19 @@ _TRAINERS = ("BOND", "JBOND", "AlignmentTrainer", "BestOfNSFT", "IterativeBOND",
 _FROM = {**dict.fromkeys(_TRAINERS, "trainers"), "BestOfNSampler": "sampling"}
 
 if TYPE_CHECKING:
-    from keras_bond import anchors, callbacks, evaluation, ops, presets, quantiles, rewards, rollout, schedules, trainers
+    from keras_bond import (
+        anchors,
+        callbacks,
+        evaluation,
+        ops,
+        presets,
+        quantiles,
+        rewards,
+        rollout,
+        scale,
+        schedules,
+        trainers,
+    )
     from keras_bond.sampling import BestOfNSampler
     from keras_bond.trainers import BOND, JBOND, AlignmentTrainer, BestOfNSFT, IterativeBOND, Reinforce
 

@@ -129,6 +129,22 @@ def _parser():
         "--backend", default=os.environ.get("KERAS_BACKEND", "jax"), help="jax, tensorflow or torch (default: %(default)s)"
     )
     sweep.set_defaults(call=_sweep)
+    scale = commands.add_parser(
+        "scale", help="compiles J-BOND's step for a TPU topology without one: memory, FLOPs, fits or not"
+    )
+    scale.add_argument("--preset", required=True, metavar="NAME", help="gemma_2b, gemma2_9b, ...; or a KerasHub preset")
+    scale.add_argument("--topology", required=True, metavar="CHIPS", help="such as v5e:2x4")
+    for flag, metavar, default, text in (
+        ("lora", "R", None, "LoRA's rank (default: full fine-tuning)"),
+        ("batch", "B", 128, "prompts a step (default: %(default)s)"),
+        ("microbatch", "B", None, "prompts whose activations are in memory at a time (default: all)"),
+        ("prompt-length", "P", 256, "tokens (default: %(default)s)"),
+        ("completion-length", "T", 256, "tokens (default: %(default)s)"),
+        ("model-chips", "M", None, "chips that share a copy of the weights (default: the topology's last number)"),
+    ):
+        scale.add_argument(f"--{flag}", type=_at_least(1), default=default, metavar=metavar, help=text)
+    scale.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16", help="(default: %(default)s)")
+    scale.set_defaults(call=_scale)
     report = commands.add_parser("report", help="a sweep's page: verdicts, tables with intervals, plots with the frontier")
     report.add_argument("folder", type=pathlib.Path, metavar="DIR", help="what `keras-bond sweep` wrote")
     report.set_defaults(call=_report)
@@ -219,6 +235,30 @@ def _sweep(parser, arguments, started):
         sweep.run(arguments.spec, arguments.output, arguments.jobs)
     except ValueError as error:
         parser.error(error)
+
+
+def _scale(parser, arguments, started):
+    os.environ["JAX_PLATFORMS"] = "cpu"  # nothing runs on a TPU, and JAX must not look for one
+    _choose_backend(parser, "jax")
+    _check_packages(parser, "scale", "tpu-compile", "libtpu")
+    from keras_bond.scale import report_lines, step_report
+
+    try:
+        report = step_report(
+            arguments.preset,
+            arguments.topology,
+            lora_rank=arguments.lora,
+            batch_size=arguments.batch,
+            microbatch_size=arguments.microbatch,
+            prompt_length=arguments.prompt_length,
+            completion_length=arguments.completion_length,
+            dtype=arguments.dtype,
+            model_chips=arguments.model_chips,
+            say=lambda line: print(f"[{time.time() - started:.0f} s] {line}", file=sys.stderr),
+        )
+    except ValueError as error:
+        parser.error(error)
+    print(*report_lines(report), sep="\n")
 
 
 def _report(parser, arguments, started):

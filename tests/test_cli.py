@@ -50,6 +50,11 @@ def keras_bond(*arguments, **environment):
             ["benchmark", "tiny_gemma", "--tasks", "GPQA", "--output", str(pathlib.Path(__file__).parent)],
             f"argument --output: expected a file, {pathlib.Path(__file__).parent} is a folder",
         ),
+        (["scale", "--preset", "gemma_2b"], "required: --topology"),
+        (
+            ["scale", "--preset", "gemma_2b", "--topology", "v5e:2x4", "--batch", "0"],
+            "argument --batch: expected an integer",
+        ),
         (["dance"], "invalid choice: 'dance'"),
         ([], "required: COMMAND"),
     ],

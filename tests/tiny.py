@@ -14,14 +14,14 @@ ALPHABET = "abc"
 
 
 @functools.cache
-def tokenizer_proto():
+def tokenizer_proto(alphabet=ALPHABET):
     """A character vocabulary with Gemma's special ids: <pad> <eos> <bos> <unk> and a few letters."""
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter([ALPHABET, ALPHABET[::-1]]),
+        sentence_iterator=iter([alphabet, alphabet[::-1]]),
         model_writer=model,
         model_type="char",
-        vocab_size=4 + len(ALPHABET),
+        vocab_size=4 + len(alphabet),
         character_coverage=1.0,
         hard_vocab_limit=False,
         add_dummy_prefix=False,
@@ -38,11 +38,12 @@ def tokenizer_proto():
     return model.getvalue()
 
 
-def causal_lm(kind="gemma", seed=0, scale=0.5, dtype="float32", lora=None):
+def causal_lm(kind="gemma", seed=0, scale=0.5, dtype="float32", lora=None, alphabet=ALPHABET, **config):
     """A random policy of one or two layers; the same weights on every backend."""
     models = keras_hub.models
-    proto = tokenizer_proto()
-    config = {"num_query_heads": 2, "num_key_value_heads": 1, "hidden_dim": 8, "intermediate_dim": 16, "head_dim": 4}
+    proto = tokenizer_proto(alphabet)
+    sizes = {"num_query_heads": 2, "num_key_value_heads": 1, "hidden_dim": 8, "intermediate_dim": 16, "head_dim": 4}
+    config = sizes | config
     if kind == "gemma3":
         tokenizer = models.Gemma3Tokenizer(proto=proto, has_vision_tokens=False)
         backbone = models.Gemma3Backbone(

@@ -40,17 +40,18 @@ class Anchor(keras.layers.Layer):
                 f"`{type(self).__name__}` follows {len(self.shadows)} variables already: make one anchor per trainer."
             )
         self.updates = self.add_weight(shape=(), dtype="int32", initializer="zeros", trainable=False, name="updates")
-        self.shadows = [
-            self.add_weight(
-                shape=v.shape,
-                dtype="float32",
-                # a copy, never the policy's own buffer, which a training step may donate
-                initializer=lambda shape, dtype, v=v: ops.copy(ops.cast(v.value, dtype)),
-                trainable=False,
-                name=f"shadow_{i}",
-            )
-            for i, v in enumerate(variables)
-        ]
+        with keras.name_scope(self.name, caller=self):
+            self.shadows = [
+                keras.Variable(
+                    # a copy, never the policy's own buffer, which a training step may donate
+                    ops.copy(ops.cast(v.value, "float32")),
+                    dtype="float32",
+                    trainable=False,
+                    name=f"shadow_{i}",
+                    layout=getattr(v, "_layout", None),  # spread over devices as the variable is, as Keras' optimizers do
+                )
+                for i, v in enumerate(variables)
+            ]
         self.built = True
 
     def rate(self, update):

@@ -1,8 +1,21 @@
 """Rollouts: compiled sampling and scoring with the weights as arguments, and what they return."""
 
-from keras_bond.rollout.functional import Program, Weights, using, weights_of
+from keras_bond.rollout.functional import Program, Weights, check_rows, process_share, spread_rows, using, weights_of
 from keras_bond.rollout.prompts import PromptTable
 from keras_bond.rollout.rollout import Completions, Rollout
 from keras_bond.rollout.trajectory import Scores, Trajectory
 
-__all__ = ["Completions", "Program", "PromptTable", "Rollout", "Scores", "Trajectory", "Weights", "using", "weights_of"]
+__all__ = [
+    "Completions",
+    "Program",
+    "PromptTable",
+    "Rollout",
+    "Scores",
+    "Trajectory",
+    "Weights",
+    "check_rows",
+    "process_share",
+    "spread_rows",
+    "using",
+    "weights_of",
+]

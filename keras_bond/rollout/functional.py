@@ -41,6 +41,35 @@ def using(model, weights):
     )
 
 
+def spread_rows(value):
+    """A batch with its rows spread over the devices of the `keras.distribution` in force; as it is where there is none.
+
+    Inside a compiled program this asks the compiler to compute it so. Rows that the devices do not divide stay together.
+    """
+    distribution = keras.distribution.distribution()
+    if distribution is None or value.shape[0] % distribution.num_model_replicas:
+        return value
+    return keras.distribution.distribute_tensor(value, distribution.get_data_layout(value.shape))
+
+
+def process_share():
+    """(index, count): which part of every batch this process feeds, of how many; (0, 1) where there is one process."""
+    distribution = keras.distribution.distribution()
+    if distribution is None:
+        return 0, 1
+    return distribution.data_shard_id, min(distribution.num_processes, distribution.num_model_replicas)
+
+
+def check_rows(rows, what):
+    """Raise a `ValueError` unless the devices of the `keras.distribution` in force divide this many rows."""
+    distribution = keras.distribution.distribution()
+    if distribution is not None and rows % distribution.num_model_replicas:
+        raise ValueError(
+            f"{what} must be a multiple of the devices that the batch is spread over, "
+            f"{distribution.num_model_replicas} of {distribution}. Received: {rows}"
+        )
+
+
 class Program:
     """A function of tensors, compiled for the backend in use and without gradients; `traces` counts its compilations.
 

@@ -19,17 +19,19 @@ class PromptTable(keras.utils.PyDataset):
             of the table. `False`: the table in order, the last batch as it falls.
         seed: of the permutations.
         first_batch: where in the sequence of permutations the first epoch starts, in batches.
+        share: (index, count): of each batch only the `index`-th of `count` equal parts, for one of several processes.
 
     Raises:
         ValueError: if there is no prompt, or something is not text; the message says where.
     """
 
-    def __init__(self, prompts, batch_size=32, num_batches=None, shuffle=False, seed=0, first_batch=0):
+    def __init__(self, prompts, batch_size=32, num_batches=None, shuffle=False, seed=0, first_batch=0, share=(0, 1)):
         super().__init__()
         self.columns = _columns(prompts)
         self.prompts = self.columns.pop("prompt")
         check_at_least(1, batch_size=batch_size, steps_per_epoch=1 if num_batches is None else num_batches)
         self.batch_size, self.shuffle, self.seed, self.first_batch = batch_size, shuffle, seed, first_batch
+        self.share = share
         self._length = num_batches or -(-len(self.prompts) // batch_size)
         self._epoch = -1
 
@@ -40,13 +42,17 @@ class PromptTable(keras.utils.PyDataset):
         return self._length
 
     def __getitem__(self, index):
+        part, parts = self.share
+        return (np.split(self._batch(index), parts)[part],)
+
+    def _batch(self, index):
         count = len(self.prompts)
         if not self.shuffle:
-            return (np.arange(index * self.batch_size, min((index + 1) * self.batch_size, count), dtype="int32"),)
+            return np.arange(index * self.batch_size, min((index + 1) * self.batch_size, count), dtype="int32")
         first = (self.first_batch + max(self._epoch, 0) * self._length + index) * self.batch_size
         rounds, places = np.divmod(np.arange(first, first + self.batch_size), count)
         orders = {r: np.random.default_rng([self.seed, r]).permutation(count) for r in np.unique(rounds)}
-        return (np.array([orders[r][p] for r, p in zip(rounds, places, strict=True)], "int32"),)
+        return np.array([orders[r][p] for r, p in zip(rounds, places, strict=True)], "int32")
 
     def rows(self, indices):
         """(prompts, columns) of these rows: a list of str, and a dict of lists."""

@@ -14,7 +14,7 @@ from keras import ops
 from keras_bond._checks import check_at_least
 from keras_bond.ops import completion_mask, draw_tokens, in_chunks, smallest_divisor, token_log_probs
 from keras_bond.rollout.decoder import LAYERS, decode, new_cache
-from keras_bond.rollout.functional import Program, using
+from keras_bond.rollout.functional import Program, spread_rows, using
 
 LOGITS_AT_ONCE = 2**26
 """About how many logits exist at a time in scoring and in the update: 256 MiB in float32."""
@@ -262,4 +262,5 @@ class Rollout:
 
 def _tensors(*values):
     dtypes = {"f": "float32", "i": "int32", "b": "bool"}
-    return [ops.convert_to_tensor(v, dtype=dtypes[v.dtype.kind]) if isinstance(v, np.ndarray) else v for v in values]
+    tensors = [ops.convert_to_tensor(v, dtype=dtypes[v.dtype.kind]) if isinstance(v, np.ndarray) else v for v in values]
+    return [spread_rows(tensor) for tensor in tensors]

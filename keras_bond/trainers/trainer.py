@@ -17,8 +17,19 @@ from keras_bond._checks import check_at_least
 from keras_bond.anchors import FrozenAnchor
 from keras_bond.ops import best_of_n_weights, in_chunks, sequence_log_prob, smallest_divisor, token_kl, win_rate
 from keras_bond.rewards import call_reward, check_reward
-from keras_bond.rollout import PromptTable, Rollout, Scores, Trajectory, Weights, using, weights_of
-from keras_bond.trainers.backend import BackendTrainer
+from keras_bond.rollout import (
+    Completions,
+    PromptTable,
+    Rollout,
+    Scores,
+    Trajectory,
+    Weights,
+    check_rows,
+    process_share,
+    using,
+    weights_of,
+)
+from keras_bond.trainers.backend import BackendTrainer, rows_here, rows_spread
 from keras_bond.trainers.progress import ProgressBar
 from keras_bond.trainers.saving import StateSaving
 
@@ -174,22 +185,23 @@ class AlignmentTrainer(StateSaving, BackendTrainer, keras.Model):
         """Sample y from the policy and y_1 ... y_k from the anchor for these rows of the prompts; score and compare.
 
         Args:
-            rows: (B,) row numbers of the table in `fit`.
+            rows: (B,) row numbers of the table in `fit`. Of several processes each handles its own rows.
             draw: a `Draw`.
 
         Returns:
             `Trajectory`.
         """
         rollout, m, k = self.rollout, self.num_samples, self.num_anchor_samples
-        rows = ops.convert_to_numpy(rows)
+        rows = rows_here(rows)
         prompt_ids, prompt_mask = rollout.pad([self._encoded[i] for i in rows], self._width)
+        prompt = [rows_spread(field) for field in (prompt_ids, prompt_mask)]
 
         sources = [(draw.policy, draw.policy_uniforms), (draw.anchor, draw.anchor_uniforms)][: 2 if k else 1]
-        y, *others = rollout.sample_each(sources, prompt_ids, prompt_mask)
+        y, *others = rollout.sample_each(sources, *prompt)
         (anchor_samples,) = others or [y]
 
         def log_prob(weights):
-            ids, mask = (np.repeat(field, m, axis=0) for field in (prompt_ids, prompt_mask))
+            ids, mask = (rows_spread(np.repeat(field, m, axis=0)) for field in (prompt_ids, prompt_mask))
             return sequence_log_prob(rollout.score(weights, ids, mask, y.token_ids), y.mask)
 
         # dispatched before the host computes rewards, so that on JAX the device works meanwhile
@@ -197,7 +209,8 @@ class AlignmentTrainer(StateSaving, BackendTrainer, keras.Model):
         reference_log_prob = anchor_log_prob if self.reference is self.anchor else log_prob(draw.reference)
 
         prompts, columns = self._table.rows(np.concatenate([np.repeat(rows, m), np.repeat(rows, k)]))
-        texts = rollout.decode(y) + (rollout.decode(anchor_samples) if k else [])
+        y_here, anchor_here = (Completions(*map(rows_here, samples)) for samples in (y, anchor_samples))
+        texts = rollout.decode(y_here) + (rollout.decode(anchor_here) if k else [])
         reward, anchor_rewards = np.split(call_reward(self.reward, prompts, texts, columns), [m * len(rows)])
         anchor_rewards = anchor_rewards.reshape(len(rows), k)
         if self.variance_reduction or not k:
@@ -211,8 +224,8 @@ class AlignmentTrainer(StateSaving, BackendTrainer, keras.Model):
             prompt_mask=prompt_mask,
             completion_ids=y.token_ids,
             completion_mask=y.mask,
-            contender_ids=ops.convert_to_numpy(anchor_samples.token_ids)[contenders],
-            contender_mask=ops.convert_to_numpy(anchor_samples.mask)[contenders],
+            contender_ids=anchor_here.token_ids[contenders],
+            contender_mask=anchor_here.mask[contenders],
             contender_weights=weights,
             reward=reward,
             anchor_rewards=np.repeat(anchor_rewards, m, axis=0),
@@ -403,7 +416,7 @@ class AlignmentTrainer(StateSaving, BackendTrainer, keras.Model):
         self._assert_compile_called("fit")
         self._build_optimizer()
         steps = int(self.optimizer.iterations) * (self.optimizer.gradient_accumulation_steps or 1)
-        self._open(PromptTable(x, batch_size, steps_per_epoch, shuffle, self.seed, first_batch=steps))
+        self._open(PromptTable(x, batch_size, steps_per_epoch, shuffle, self.seed, first_batch=steps, share=process_share()))
         callbacks = [callbacks] if isinstance(callbacks, keras.callbacks.Callback) else list(callbacks or [])
         if not any(isinstance(c, keras.callbacks.ProgbarLogger) for c in callbacks):
             callbacks.append(ProgressBar())
@@ -417,7 +430,7 @@ class AlignmentTrainer(StateSaving, BackendTrainer, keras.Model):
         Training goes on afterwards as if there had been no evaluation. `grad_norm` and `anchor_distance` belong to updates
         and read 0. For win rate and KL against the reference with intervals see `keras_bond.evaluation.evaluate`.
         """
-        self._open(PromptTable(x, batch_size))
+        self._open(PromptTable(x, batch_size, share=process_share()))
         callbacks = [*(callbacks or []), ProgressBar()]
         with self._restoring_seeds():
             return super().evaluate(self._table, verbose=verbose, callbacks=callbacks, return_dict=return_dict, **kwargs)
@@ -428,6 +441,9 @@ class AlignmentTrainer(StateSaving, BackendTrainer, keras.Model):
                 "The policy's trainable variables have changed since the trainer was made (by `enable_lora`, or by "
                 "freezing layers). Do that first, then make the trainer."
             )
+        check_rows(table.batch_size, "`batch_size`")
+        if not table.shuffle:
+            check_rows(len(table.prompts), "The number of prompts that are taken once, in order,")
         encoded = self.rollout.encode(table.prompts)
         self._table, self._encoded, self._width = table, encoded, self.rollout.bucket(encoded)
 

@@ -2,11 +2,31 @@
 
 import jax
 import keras
+import numpy as np
+
+from keras_bond.rollout import spread_rows
 
 
 def gradient(function, value):
     """d function(value) / d value, of a scalar function of one tensor."""
     return jax.grad(function)(value)
+
+
+def rows_here(value):
+    """The rows of a batch that this process holds, as a NumPy array; all of them where there is one process."""
+    if not isinstance(value, jax.Array) or value.is_fully_addressable:
+        return np.asarray(value)
+    shards = {shard.index[0].start or 0: shard.data for shard in spread_rows(value).addressable_shards}
+    return np.concatenate([shards[start] for start in sorted(shards)])
+
+
+def rows_spread(value):
+    """A batch with its rows spread over the devices of all processes, of which this one gives its own."""
+    if jax.process_count() == 1 or not getattr(value, "is_fully_addressable", True):
+        return spread_rows(value)
+    value = np.asarray(value)
+    layout = keras.distribution.distribution().get_data_layout(value.shape)
+    return jax.make_array_from_process_local_data(layout.backend_layout, value)
 
 
 class BackendTrainer(keras.Model):
@@ -21,7 +41,8 @@ class BackendTrainer(keras.Model):
                 trainable, non_trainable, *rest = state
                 with self._scope(trainable, non_trainable) as scope:
                     draw = self.draw(rows.shape[0])
-                trajectory = self.collect(rows, draw)
+                trajectory = jax.tree.map(rows_spread, self.collect(rows, draw))
+                del draw  # the anchor's weights in the policy's dtype: memory that the update may want
                 non_trainable = [scope.get_current_value(v) for v in self.non_trainable_variables]
                 logs, state = step((trainable, non_trainable, *rest), iter([(trajectory,)]))
                 observe(trajectory)

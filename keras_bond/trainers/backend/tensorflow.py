@@ -12,6 +12,16 @@ def gradient(function, value):
     return tf.convert_to_tensor(tape.gradient(result, value))
 
 
+def rows_here(value):
+    """The rows of a batch that this process holds: all of them, as a NumPy array."""
+    return keras.ops.convert_to_numpy(value)
+
+
+def rows_spread(value):
+    """A batch of which this process holds these rows: there is no other process."""
+    return value
+
+
 class BackendTrainer(keras.Model):
     def sync(self):
         """Variables always hold their present values here."""
