@@ -61,10 +61,13 @@ def device_mesh(topology, model_chips=None):
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
     os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-8")
     os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
+    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # there is no TPU that two processes could want
     from jax.experimental import topologies
 
     try:
         devices = topologies.get_topology_desc(platform="tpu", topology_name=topology).devices
     except RuntimeError as error:
+        if "INVALID_ARGUMENT" not in str(error):
+            raise
         raise ValueError(f"`topology`: the TPU compiler does not know {topology}: {error}") from error
     return keras.distribution.DeviceMesh((chips // model_chips, model_chips), ("batch", "model"), np.array(devices))
