@@ -132,7 +132,11 @@ def draw(results):
     matplotlib.use("agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(1, 5, figsize=(20, 3.6), layout="constrained")
+    sweeps = {sweep: list(rows(results, sweep)) for sweep in X}
+    sweeps = {sweep: points for sweep, points in sweeps.items() if len(points) > 1}
+    panels = 1 + len(sweeps)
+    figure, axes = pyplot.subplots(1, panels, figsize=(4.4 * panels, 3.8), layout="constrained", squeeze=False)
+    axes = axes[0]
     for policy, points in held_rows(results).items():
         if points:
             chips, gib, _ = zip(*points, strict=True)
@@ -141,12 +145,10 @@ def draw(results):
     axes[0].axhline(15.75, color="0.3", linewidth=0.8)
     axes[0].set(title="held throughout", xlabel="chips over the model axis", ylabel="GiB a chip")
     axes[0].legend(fontsize=8)
-    for axis, sweep in zip(axes[1:], X, strict=True):
-        points = list(rows(results, sweep))
-        if points:
-            x, flops, temporaries = zip(*points, strict=True)
-            axis.loglog(x, flops, "o-", base=2, label="TFLOP")
-            axis.loglog(x, temporaries, "s--", base=2, label="GiB of temporaries")
+    for axis, (sweep, points) in zip(axes[1:], sweeps.items(), strict=True):
+        x, flops, temporaries = zip(*points, strict=True)
+        axis.loglog(x, flops, "o-", base=2, label="TFLOP")
+        axis.loglog(x, temporaries, "s--", base=2, label="GiB of temporaries")
         axis.set(title=f"update, {LAYERS} layers", xlabel=TITLES[sweep], ylabel="a chip")
         axis.legend(fontsize=8)
     figure.savefig(HERE / "scaling.png", dpi=110)
