@@ -6,36 +6,15 @@ computes some of it twice instead. XLA for CPUs keeps 0.62 of it (Gemma 2B, LoRA
 """
 
 import math
-import pathlib
 from typing import NamedTuple
 
 import keras
-import keras_hub
 import numpy as np
 
-from keras_bond import presets
 from keras_bond.rollout import Rollout, Weights, using
 from keras_bond.rollout.decoder import new_cache
 from keras_bond.rollout.rollout import LOGITS_AT_ONCE
 from keras_bond.trainers import JBOND
-
-GEMMA = {
-    "gemma_2b": {
-        "num_layers": 18,
-        "num_query_heads": 8,
-        "num_key_value_heads": 1,
-        "hidden_dim": 2048,
-        "intermediate_dim": 32768,
-    },
-    "gemma_7b": {
-        "num_layers": 28,
-        "num_query_heads": 16,
-        "num_key_value_heads": 16,
-        "hidden_dim": 3072,
-        "intermediate_dim": 49152,
-    },
-}
-"""The sizes of KerasHub's presets; all have `head_dim` 256 and 256,000 tokens."""
 
 GIB = 2**30
 MARGIN = 0.9
@@ -120,7 +99,7 @@ def memory(name, *, lora_rank=0, prompt_length=64, completion_length=64, n=2):
     microbatches are added up), and what it saves by computing cheap things twice.
 
     Args:
-        name: one of `GEMMA`.
+        name: one of `scale.CONFIGURATIONS`.
         lora_rank: 0 for full fine-tuning. With LoRA the frozen weights are bfloat16 and the trained factors float32, as
             KerasHub has them with `dtype="bfloat16"`. Without, a learning rate of 3e-6 would round away in bfloat16, so it
             is `"mixed_bfloat16"`: float32 weights, bfloat16 computation.
@@ -136,17 +115,18 @@ def memory(name, *, lora_rank=0, prompt_length=64, completion_length=64, n=2):
     memory("gemma_2b", lora_rank=8).settings(DEVICES[0])  # (64, 4): prompts an update, and in memory at a time
     ```
     """
-    if name not in GEMMA:
-        raise ValueError(f"`name` must be one of {', '.join(GEMMA)}. Received: name={name!r}")
-    if keras.config.backend() != "jax":
-        raise ValueError(f"`memory` traces with JAX: set KERAS_BACKEND to jax. Received: {keras.config.backend()}")
+    from keras_bond.scale import CONFIGURATIONS  # which needs JAX
+
+    if name not in CONFIGURATIONS:
+        raise ValueError(f"`name` must be one of {', '.join(CONFIGURATIONS)}. Received: name={name!r}")
+    _, sizes = CONFIGURATIONS[name]
     one, two = (_figures(name, layers, lora_rank, prompt_length, completion_length, n) for layers in (1, 2))
-    whole = {key: one[key] + (GEMMA[name]["num_layers"] - 1) * (two[key] - one[key]) for key in one}
+    whole = {key: one[key] + (sizes["num_layers"] - 1) * (two[key] - one[key]) for key in one}
     return Memory(
         **whole,
         logits=2 * 4 * LOGITS_AT_ONCE,
         layer=two["activations"] - one["activations"],
-        split_heads=GEMMA[name]["num_key_value_heads"],
+        split_heads=sizes["num_key_value_heads"],
     )
 
 
@@ -174,8 +154,9 @@ def table_of(memories, devices=DEVICES, batch_size=128):
 
 def _figures(name, layers, lora_rank, width, budget, n):
     """What is linear in the layers: a dict by the fields of `Memory`."""
-    sizes = {**GEMMA[name], "num_layers": layers}
-    trainer = _abstract(lambda: _trainer(sizes, lora_rank, width, budget, n))
+    from keras_bond.scale import abstract
+
+    trainer = abstract(lambda: _trainer(name, layers, lora_rank, width, budget, n))
     policy = trainer.policy
     computed_otherwise = [v for v in policy.variables if str(v.dtype) != policy.compute_dtype]
     return {
@@ -190,13 +171,10 @@ def _figures(name, layers, lora_rank, width, budget, n):
     }
 
 
-def _trainer(sizes, lora_rank, width, budget, n):
-    models, dtype = keras_hub.models, "bfloat16" if lora_rank else "mixed_bfloat16"
-    backbone = models.GemmaBackbone(vocabulary_size=256000, head_dim=256, dtype=dtype, **sizes)
-    if lora_rank:
-        backbone.enable_lora(lora_rank)
-    tokenizer = models.GemmaTokenizer(proto=str(pathlib.Path(presets.path("tiny_gemma"), "assets/tokenizer/vocabulary.spm")))
-    policy = models.GemmaCausalLM(backbone, models.GemmaCausalLMPreprocessor(tokenizer))
+def _trainer(name, layers, lora_rank, width, budget, n):
+    from keras_bond.scale import make_policy
+
+    policy = make_policy(name, "bfloat16" if lora_rank else "mixed_bfloat16", lora_rank, num_layers=layers)
     lengths = {"max_prompt_length": width, "max_completion_length": budget}
     trainer = JBOND(policy, len, n=n, variance_reduction=False, **lengths)
     trainer.compile(keras.optimizers.Adam(1e-4))
@@ -229,15 +207,6 @@ def _cache(policy, length):
 
     cache = jax.eval_shape(lambda: new_cache(policy.backbone, 1, length, policy.compute_dtype))
     return _bytes(jax.tree.leaves(cache))
-
-
-def _abstract(build):
-    """What `build()` returns, made without memory: its variables have shapes and dtypes, but no values."""
-    import jax
-
-    made: list = []
-    jax.eval_shape(lambda: made.append(build()))
-    return made[0]
 
 
 def _bytes(arrays):
