@@ -37,6 +37,7 @@ UPDATE = {
     "programs": ["update"],
 }
 HELD = {"programs": [], "batch_size": 256}
+STEP = {"batch_size": 128, "microbatch_size": 16, "prompt_length": 256, "completion_length": 256}
 POLICIES = [("gemma_2b", 8), ("gemma_2b", None), ("gemma2_9b", 8), ("gemma2_9b", None)]
 
 
@@ -63,6 +64,13 @@ SWEEPS = {
         {**HELD, "preset": preset, "lora_rank": rank, "topology": topology, "model_chips": chips}
         for preset, rank in POLICIES
         for chips, topology in TOPOLOGIES.items()
+    ],
+    "step": [
+        {**STEP, "preset": "gemma_2b", "topology": "v5e:2x4", "lora_rank": 8},
+        # in bfloat16 alone, an update by 3e-6 would round away
+        {**STEP, "preset": "gemma_2b", "topology": "v5e:2x4", "dtype": "mixed_bfloat16"},
+        {**STEP, "preset": "gemma_7b", "topology": "v5e:2x4", "lora_rank": 8},
+        {**STEP, "preset": "gemma2_9b", "topology": "v5e:4x4", "lora_rank": 8},
     ],
 }
 X = {"chips": "chips", "batch": "batch_size", "completion": "completion_length", "vocabulary": "vocabulary_size"}
@@ -116,6 +124,10 @@ def label(preset, rank):
 
 
 def tables(results):
+    for arguments in SWEEPS["step"]:
+        report = results["reports"].get(json.dumps(arguments, sort_keys=True))
+        if report:
+            yield from ("", *scale.report_lines(report))
     for policy, points in held_rows(results).items():
         yield f"\n{label(*policy)}: chips over the model axis, GiB a chip, times chips, share of anchor and reference"
         for chips, gib, share in points:

@@ -143,7 +143,8 @@ def _parser():
         ("model-chips", "M", None, "chips that share a copy of the weights (default: the topology's last number)"),
     ):
         scale.add_argument(f"--{flag}", type=_at_least(1), default=default, metavar=metavar, help=text)
-    scale.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16", help="(default: %(default)s)")
+    dtypes = ("bfloat16", "mixed_bfloat16", "float32")  # mixed: float32 weights, for full fine-tuning with small steps
+    scale.add_argument("--dtype", choices=dtypes, default=dtypes[0], help="(default: %(default)s)")
     scale.set_defaults(call=_scale)
     report = commands.add_parser("report", help="a sweep's page: verdicts, tables with intervals, plots with the frontier")
     report.add_argument("folder", type=pathlib.Path, metavar="DIR", help="what `keras-bond sweep` wrote")
