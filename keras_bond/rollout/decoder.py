@@ -26,6 +26,16 @@ def decode(backbone, token_ids, cache, index, mask):
     return backbone.layer_norm(x), updated
 
 
+def write_columns(array, index, values):
+    """`array` (B, S, ...) with `values` (B, q, ...) in columns index, index + 1, ...; on Torch in place.
+
+    Compilers see that the old array is not needed any more. Keras' update on Torch copies all of it.
+    """
+    if keras.config.backend() == "torch":
+        return array.index_copy_(1, index + ops.arange(values.shape[1], dtype="int64"), values)
+    return ops.slice_update(array, (0, index, *[0] * (len(array.shape) - 2)), values)
+
+
 def _gemma(layer, x, cache, index, mask):
     """KerasHub's Gemma layer holds keys and values in one tensor, and copies all of it at every token."""
     attention, (keys, values) = layer.attention, cache
@@ -35,8 +45,8 @@ def _gemma(layer, x, cache, index, mask):
 
     h = layer.pre_attention_norm(x)
     query = attention._apply_rope(attention.query_dense(h), index)
-    keys = ops.slice_update(keys, (0, index, 0, 0), attention._apply_rope(attention.key_dense(h), index))
-    values = ops.slice_update(values, (0, index, 0, 0), attention.value_dense(h))
+    keys = write_columns(keys, index, attention._apply_rope(attention.key_dense(h), index))
+    values = write_columns(values, index, attention.value_dense(h))
     h = attention.output_dense(attention._compute_attention(query, keys, values, seen, cache_update_index=index))
     x = x + (layer.post_attention_norm(h) if layer.use_post_attention_norm else h)
 

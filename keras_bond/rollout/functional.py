@@ -103,3 +103,36 @@ class Program:
 
     def __call__(self, *arguments):
         return self._call(*arguments)
+
+
+class Recorded:
+    """A function of tensors that Torch records once and replays; elsewhere, inside a `Program`, the function as it is.
+
+    Running a small model eagerly, Torch spends most of its time in Keras' Python. This runs the function once for every
+    signature (shapes, dtypes and devices of its arguments), records the operations on tensors, and from then on runs these
+    alone. Tensors that are not arguments, such as frozen weights, are read where they were when it was recorded; arguments
+    may be written to in place. A function that reads a tensor on the host, as KerasHub's sliding windows do, stays eager.
+    """
+
+    def __init__(self, function):
+        self._function, self._recordings = function, {}
+
+    def __call__(self, *arguments):
+        if keras.config.backend() != "torch":
+            return self._function(*arguments)
+        tensors = keras.tree.flatten(arguments)
+        signature = tuple((tensor.shape, tensor.dtype, tensor.device) for tensor in tensors)
+        if signature not in self._recordings:
+            self._recordings[signature] = self._record(arguments)
+        return self._recordings[signature](arguments)
+
+    def _record(self, arguments):
+        from torch.fx.experimental.proxy_tensor import make_fx
+
+        def function(arguments):
+            return self._function(*arguments)
+
+        try:
+            return make_fx(function)(arguments)
+        except RuntimeError:  # and an error of another kind comes again
+            return function

@@ -13,8 +13,8 @@ from keras import ops
 
 from keras_bond._checks import check_at_least
 from keras_bond.ops import completion_mask, draw_tokens, in_chunks, smallest_divisor, token_log_probs
-from keras_bond.rollout.decoder import LAYERS, decode, new_cache
-from keras_bond.rollout.functional import Program, spread_rows, using
+from keras_bond.rollout.decoder import LAYERS, decode, new_cache, write_columns
+from keras_bond.rollout.functional import Program, Recorded, spread_rows, using
 
 LOGITS_AT_ONCE = 2**26
 """About how many logits exist at a time in scoring and in the update: 256 MiB in float32."""
@@ -86,6 +86,7 @@ class Rollout:
         self._vocabulary_size = causal_lm.backbone.token_embedding.input_dim
         self._sample = Program(self._sample_function)
         self._score = Program(self._score_function)
+        self._next_token = Recorded(self._next_token_function)
 
     # Text to tokens and back.
 
@@ -205,20 +206,17 @@ class Rollout:
             return self.token_log_probs(prompt_ids, prompt_mask, completion_ids)
 
     def _sample_function(self, sources, prompt_ids, prompt_mask):
-        sampled = []
-        for weights, uniforms in sources:
-            with using(self.causal_lm, weights):
-                sampled.append(self._generate(prompt_ids, prompt_mask, uniforms))
-        return sampled
+        return [self._generate(weights, uniforms, prompt_ids, prompt_mask) for weights, uniforms in sources]
 
-    def _generate(self, prompt_ids, prompt_mask, uniforms):
+    def _generate(self, weights, uniforms, prompt_ids, prompt_mask):
         backbone, (batch_size, width), (_, samples, budget) = self.causal_lm.backbone, prompt_ids.shape, uniforms.shape
         mask = ops.concatenate([prompt_mask, ops.ones((batch_size, budget), "int32")], axis=1)
         cache = new_cache(backbone, batch_size, width + budget, self.causal_lm.compute_dtype)
         if width > 1:  # all but the last prompt token, which the first step below takes
-            _, cache = decode(backbone, prompt_ids[:, :-1], cache, 0, mask)
-        token, mask, cache = keras.tree.map_structure(
-            lambda of_prompt: ops.repeat(of_prompt, samples, axis=0), (prompt_ids[:, -1], mask, cache)
+            with using(self.causal_lm, weights):
+                _, cache = decode(backbone, prompt_ids[:, :-1], cache, 0, mask)
+        token, mask, cache = keras.tree.map_structure(  # a copy, for Torch may repeat a single row as a view of it
+            lambda of_prompt: ops.copy(ops.repeat(of_prompt, samples, axis=0)), (prompt_ids[:, -1], mask, cache)
         )
         rows = batch_size * samples
         uniforms = ops.reshape(uniforms, (rows, budget))
@@ -226,21 +224,9 @@ class Rollout:
         def unfinished(step, token, done, token_ids, log_probs, cache):
             return ops.logical_and(step < budget, ops.logical_not(ops.all(done)))
 
-        def next_token(step, token, done, token_ids, log_probs, cache):
-            hidden, cache = decode(backbone, ops.expand_dims(token, 1), cache, width - 1 + step, mask)
-            logits = self.logits(hidden)[:, 0]
-            u = ops.squeeze(ops.slice(uniforms, (0, step), (rows, 1)), 1)
-            token, log_prob = self._draw(logits, u, self.temperature)
-            token = ops.where(done, self.tokenizer.pad_token_id, token)
-            token_ids = ops.slice_update(token_ids, (0, step), ops.expand_dims(token, 1))
-            log_probs = ops.slice_update(log_probs, (0, step), ops.expand_dims(log_prob, 1))
-            for stop in self.stop_token_ids:
-                done = ops.logical_or(done, ops.equal(token, stop))
-            return step + 1, token, done, token_ids, log_probs, cache
-
         _, _, _, token_ids, log_probs, _ = ops.while_loop(
             unfinished,
-            next_token,
+            lambda *state: self._next_token(weights, uniforms, mask, *state),
             (
                 ops.convert_to_tensor(0, "int32"),
                 token,
@@ -251,6 +237,19 @@ class Rollout:
             ),
         )
         return token_ids, completion_mask(token_ids, self.stop_token_ids), log_probs
+
+    def _next_token_function(self, weights, uniforms, mask, step, token, done, token_ids, log_probs, cache):
+        column = mask.shape[1] - uniforms.shape[1] - 1 + step
+        with using(self.causal_lm, weights):
+            hidden, cache = decode(self.causal_lm.backbone, ops.expand_dims(token, 1), cache, column, mask)
+            logits = self.logits(hidden)[:, 0]
+        token, log_prob = self._draw(logits, ops.take(uniforms, step, axis=1), self.temperature)
+        token = ops.where(done, self.tokenizer.pad_token_id, token)
+        token_ids = write_columns(token_ids, step, ops.expand_dims(token, 1))
+        log_probs = write_columns(log_probs, step, ops.expand_dims(log_prob, 1))
+        for stop in self.stop_token_ids:
+            done = ops.logical_or(done, ops.equal(token, stop))
+        return step + 1, token, done, token_ids, log_probs, cache
 
     def _stop_token_ids(self, stop_token_ids):
         if stop_token_ids != "auto":
