@@ -59,9 +59,9 @@ def device():
     return ", ".join(f"{count} x {kind}" for kind, count in collections.Counter(found).items()) or host()
 
 
-def write_whole(path, text):
-    """A file that is there in full or not at all, whenever the process is killed."""
+def write_whole(path, content):
+    """A file of this text, or these bytes, that is there in full or not at all, whenever the process is killed."""
     path = pathlib.Path(path)
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text, encoding="utf-8")
+    temporary.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
     temporary.replace(path)

@@ -1,6 +1,7 @@
 """`keras-bond report`: what a sweep has found, on one page that needs nothing else.
 
     DIR/report.html    verdicts, tables, figures, provenance
+    DIR/figures/       the same figures as PNG files
     DIR/results.csv    a row for each cell: its place in the grid, seed, status, and every figure of its last evaluation
     DIR/intervals.csv  a row for each setting, metric and step: mean and 95 % interval over seeds
 
@@ -54,6 +55,15 @@ class Setting(NamedTuple):
     """(metric, step) -> `seeds`, `mean`, `low`, `high`."""
 
 
+class Plot(NamedTuple):
+    """A figure of the page."""
+
+    title: str
+    source: str
+    """SVG, as a data URL."""
+    png: bytes
+
+
 class Sweep(NamedTuple):
     """What `sweep` left in a folder."""
 
@@ -89,17 +99,20 @@ def run(folder, say=print):
     comparisons = [compare(finding, cells, evaluations, plan["keys"]) for finding in plan["findings"]]
     parts = [setting.intervals.reset_index().assign(setting=setting.name or plan["name"]) for setting in sweep.settings]
     columns = ["setting", "metric", "step", "seeds", "mean", "low", "high"]
+    plots = _plots(sweep, comparisons)
     files = {
-        "report.html": _page(sweep, comparisons),
+        "report.html": _page(sweep, comparisons, plots),
         "results.csv": _results(sweep).to_csv(index=False),
         "intervals.csv": pd.concat([part for part in parts if len(part)])[columns].to_csv(index=False),
     }
-    for name, text in files.items():
-        write_whole(folder / name, text)
+    (folder / "figures").mkdir(exist_ok=True)
+    files |= {f"figures/{plot.title.lower().replace(' ', '_')}.png": plot.png for plot in plots}
+    for name, content in files.items():
+        write_whole(folder / name, content)
     counts = {verdict: sum(c.verdict == verdict for c in comparisons) for verdict in VERDICTS}
     found = ", ".join(f"{count} {verdict}" for verdict, count in counts.items() if count) or "none named"
     say(f"{plan['name']}: {len(cells)} of {len(sweep.records)} cells; findings: {found}.")
-    say(f"The page is {folder / 'report.html'}, the figures are in results.csv and intervals.csv beside it.")
+    say(f"The page is {folder / 'report.html'}; beside it are results.csv, intervals.csv and, as PNG files, figures/.")
     return comparisons
 
 
@@ -172,10 +185,13 @@ def _status(record):
     return "missing" if record is None else record["status"]
 
 
-def _page(sweep, comparisons):
-    plan, settings = sweep.plan, sweep.settings
+def _evaluated(sweep):
+    return {metric for setting in sweep.settings for metric, _ in setting.intervals.index}
+
+
+def _page(sweep, comparisons, plots):
+    plan, settings, there = sweep.plan, sweep.settings, _evaluated(sweep)
     named = [c.finding["metric"] for c in comparisons]
-    there = {metric for setting in settings for metric, _ in setting.intervals.index}
     metrics = [metric for metric in dict.fromkeys([*SHOWN, *named]) if metric in there]
     legend = [{"label": setting.label, **_swatch(i)} for i, setting in enumerate(settings)]
     figures: dict = {}
@@ -201,7 +217,7 @@ def _page(sweep, comparisons):
             (key, len(s.cells), [_last(s, metric) for metric in metrics]) for key, s in zip(legend, settings, strict=True)
         ],
         figures=figures,
-        plots=_plots(sweep, named, there),
+        plots=plots,
         best_of_n=[(int(p["n"]), [number(p[m]) if m in p else "" for m in metrics]) for p in sweep.points],
         fixed=_words(fixed, "; "),
         provenance=_provenance([sweep.records[name] for name in sweep.tables]),
@@ -209,8 +225,9 @@ def _page(sweep, comparisons):
     )
 
 
-def _plots(sweep, named, there):
-    """The figures of the page: list of dicts with `title` and `source`."""
+def _plots(sweep, comparisons):
+    """The figures, a list of `Plot`: reward and KL, what findings name, and what there is beside."""
+    there, named = _evaluated(sweep), [comparison.finding["metric"] for comparison in comparisons]
     held_out = [setting.intervals for setting in sweep.settings]
     plots, last = [], ("win_rate", "frontier_efficiency")
     for metric in dict.fromkeys(["reward", "kl", *(name for name in named if name not in last), *last]):
@@ -218,12 +235,12 @@ def _plots(sweep, named, there):
             batches = [_batches(sweep, setting, IN_TRAINING.get(metric)) for setting in sweep.settings]
             points = [p for p in sweep.points if metric in p and metric != "kl"]
             figure = against_step_figure(list(zip(batches, held_out, strict=True)), metric, axis_of(metric), points)
-            plots.append(_picture(figure, f"{label_of(metric)} against the update"))
+            plots.append(_plot(figure, f"{label_of(metric)} against the update"))
     for metric in ("win_rate", "reward"):
         if {metric, "kl"} <= there:
             points = [p for p in sweep.points if {metric, "kl"} <= p.keys()]
             figure = against_kl_figure(held_out, metric, axis_of(metric), points)
-            plots.append(_picture(figure, f"{label_of(metric)} against KL"))
+            plots.append(_plot(figure, f"{label_of(metric)} against KL"))
     return plots
 
 
@@ -234,11 +251,12 @@ def _batches(sweep, setting, column):
     return pd.concat(tables).groupby("step")[column].mean().reset_index().to_numpy() if tables else None
 
 
-def _picture(figure, title):
-    buffer = io.StringIO()
+def _plot(figure, title):
+    svg, png = io.BytesIO(), io.BytesIO()
     with matplotlib.rc_context({"svg.hashsalt": "keras_bond"}):  # or its ids would be new every time
-        figure.savefig(buffer, format="svg", metadata={"Date": None})
-    return {"title": title, "source": "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue().encode()).decode()}
+        figure.savefig(svg, format="svg", metadata={"Date": None})
+    figure.savefig(png, format="png", dpi=110)
+    return Plot(title, "data:image/svg+xml;base64," + base64.b64encode(svg.getvalue()).decode(), png.getvalue())
 
 
 def _swatch(i):

@@ -208,6 +208,9 @@ def test_the_page_needs_nothing_and_hides_nothing(write_sweep):
         "Reward against KL",
     ]
     assert all(b"<svg" in base64.b64decode(source) for source, _ in pictures)
+    files = {f"{alt.split(',')[0].lower().replace(' ', '_')}.png" for _, alt in pictures}
+    assert {path.name for path in (folder / "figures").iterdir()} == files
+    assert all((folder / "figures" / name).read_bytes().startswith(b"\x89PNG") for name in files)
 
 
 def test_a_setting_without_a_result_keeps_its_place(write_sweep):
@@ -224,7 +227,12 @@ def test_the_same_sweep_is_the_same_report(write_sweep):
     files = []
     for _ in range(2):
         report.run(folder)
-        files.append([(folder / name).read_bytes() for name in ("report.html", "results.csv", "intervals.csv")])
+        files.append(
+            [
+                (folder / name).read_bytes()
+                for name in ("report.html", "results.csv", "intervals.csv", "figures/kl_against_the_update.png")
+            ]
+        )
     assert files[0] == files[1]
 
 
