@@ -18,6 +18,7 @@ from typing import NamedTuple
 import jinja2
 import matplotlib
 import pandas as pd
+from matplotlib.lines import Line2D
 
 from keras_bond.evaluation import UNITS
 from keras_bond.experiments.cell import record_of
@@ -235,12 +236,12 @@ def _plots(sweep, comparisons):
             batches = [_batches(sweep, setting, IN_TRAINING.get(metric)) for setting in sweep.settings]
             points = [p for p in sweep.points if metric in p and metric != "kl"]
             figure = against_step_figure(list(zip(batches, held_out, strict=True)), metric, axis_of(metric), points)
-            plots.append(_plot(figure, f"{label_of(metric)} against the update"))
+            plots.append(_plot(figure, f"{label_of(metric)} against the update", sweep.settings))
     for metric in ("win_rate", "reward"):
         if {metric, "kl"} <= there:
             points = [p for p in sweep.points if {metric, "kl"} <= p.keys()]
             figure = against_kl_figure(held_out, metric, axis_of(metric), points)
-            plots.append(_plot(figure, f"{label_of(metric)} against KL"))
+            plots.append(_plot(figure, f"{label_of(metric)} against KL", sweep.settings))
     return plots
 
 
@@ -251,10 +252,12 @@ def _batches(sweep, setting, column):
     return pd.concat(tables).groupby("step")[column].mean().reset_index().to_numpy() if tables else None
 
 
-def _plot(figure, title):
+def _plot(figure, title, settings):
     svg, png = io.BytesIO(), io.BytesIO()
     with matplotlib.rc_context({"svg.hashsalt": "keras_bond"}):  # or its ids would be new every time
         figure.savefig(svg, format="svg", metadata={"Date": None})
+    key = [Line2D([], [], label=setting.label, **setting_style(i)) for i, setting in enumerate(settings)]
+    figure.legend(handles=key, loc="outside upper center", ncols=2, frameon=False, fontsize="small")  # the page has its own
     figure.savefig(png, format="png", dpi=110)
     return Plot(title, "data:image/svg+xml;base64," + base64.b64encode(svg.getvalue()).decode(), png.getvalue())
 
