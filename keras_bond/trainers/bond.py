@@ -91,7 +91,9 @@ class BOND(AlignmentTrainer):
     # A learned quantile's model and its optimizer belong to the training state, but not to the trainer's own variables.
 
     def _state_variables(self):
-        return {**super()._state_variables(), "quantiles": self.quantiles.variables}
+        groups = super()._state_variables()
+        groups["non_trainable_variables"] = [*groups["non_trainable_variables"], *self.quantiles.variables]
+        return groups
 
     def _unsaved_by_keras(self):
         return [*super()._unsaved_by_keras(), *self.quantiles.variables]

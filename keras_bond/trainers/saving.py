@@ -1,49 +1,65 @@
 """What of a training run is written down, so that it can go on where it stopped."""
 
+import pathlib
+
 import h5py
 import keras
+import numpy as np
 from keras import ops
 
 _EXTRA = "keras_bond_"
 
 
 class StateSaving(keras.Model):
-    """`save_weights` and `load_weights` of the whole training state, and what Keras' own file format passes over."""
+    """`save_weights`, `load_weights` and `keras.callbacks.OrbaxCheckpoint` of the whole training state: policy, anchor,
+    reference, seeds, optimizer; and what Keras' own file format passes over.
+
+    Unlike in Keras' own formats, LoRA's A and B stay apart: merged into the kernel they could never be trained again.
+    """
 
     def save_weights(self, filepath, overwrite=True):
-        """Write the whole training state to an HDF5 file: policy, anchor, reference, seeds, optimizer.
-
-        Unlike Keras' own, it keeps LoRA's A and B apart: merged into the kernel they could never be trained again.
-        """
+        """Write the whole training state to an HDF5 file."""
         with h5py.File(filepath, "w" if overwrite else "x") as file:
-            for group, variables in self._state_variables().items():
-                for i, variable in enumerate(variables):
-                    value = ops.convert_to_numpy(variable.value)
+            for group, values in self.get_state_tree("numpy_array").items():
+                for name, value in values.items():
                     value = value.astype("float32") if value.dtype.kind not in "fiub" else value  # bfloat16
-                    file.create_dataset(f"{group}/{i:05d}", data=value).attrs["path"] = variable.path
+                    file.create_dataset(f"{group}/{name}", data=value)
 
     def load_weights(self, filepath, **kwargs):
-        """Read what `save_weights` wrote into a trainer of the same configuration.
+        """Read what `save_weights` or `OrbaxCheckpoint` wrote, its newest step, into a trainer of the same configuration.
 
         Raises:
-            ValueError: if the file holds other variables than this trainer.
+            ValueError: if there are other variables than this trainer's; nothing has been changed then.
         """
-        with h5py.File(filepath, "r") as file:
-            state = self._state_variables()
-            for group, variables in state.items():
-                stored = file.get(group, {})
-                if group == "optimizer" and not stored:
-                    continue
-                shapes = [tuple(stored[key].shape) for key in sorted(stored)]
-                if shapes != [tuple(v.shape) for v in variables]:
-                    raise ValueError(
-                        f"`{filepath}` does not fit this trainer: its {group} has {len(shapes)} variables, this one's has "
-                        f"{len(variables)}, or their shapes differ. Make the trainer with the same policy, LoRA rank and "
-                        "optimizer."
-                    )
-            for group, variables in state.items():
-                for key, variable in zip(sorted(file.get(group, {})), variables, strict=False):
-                    variable.assign(file[group][key][()])
+        if pathlib.Path(filepath).is_dir():
+            super().load_weights(filepath)
+        else:
+            with h5py.File(filepath, "r") as file:
+                self.set_state_tree({group: {name: stored[name][()] for name in stored} for group, stored in file.items()})
+
+    def get_state_tree(self, value_format="backend_tensor"):
+        """Group -> place in it -> value: names that do not depend, as Keras', on what was made earlier in the process."""
+        convert = ops.convert_to_numpy if value_format == "numpy_array" else lambda value: value
+        return {
+            group: {f"{i:05d}": convert(variable.value) for i, variable in enumerate(variables)}
+            for group, variables in self._state_variables().items()
+        }
+
+    def set_state_tree(self, state_tree):
+        """Assign what `get_state_tree` returned; an optimizer's part may be missing."""
+        state, trained = self._state_variables(), ("trainable_variables", "non_trainable_variables")
+        state = {group: variables for group, variables in state.items() if group in trained or state_tree.get(group)}
+        state_tree = {group: [value for _, value in sorted(state_tree.get(group, {}).items())] for group in state}
+        for group, variables in state.items():
+            if list(map(np.shape, state_tree[group])) != [tuple(v.shape) for v in variables]:
+                raise ValueError(
+                    f"What is loaded does not fit this trainer: its {group} are {len(state_tree[group])}, this one's "
+                    f"{len(variables)}, or their shapes differ. Make the trainer with the same policy, LoRA rank and "
+                    "optimizer."
+                )
+        for group, variables in state.items():
+            for variable, value in zip(variables, state_tree[group], strict=True):
+                variable.assign(value)
 
     def save_own_variables(self, store):
         if any(getattr(layer, "lora_enabled", False) for layer in self.policy._flatten_layers()):
@@ -65,10 +81,13 @@ class StateSaving(keras.Model):
         return [self.policy_seed.state, self.anchor_seed.state]
 
     def _state_variables(self):
-        groups = {"trainer": self.variables}
+        groups = {
+            "trainable_variables": self.trainable_variables,
+            "non_trainable_variables": self.non_trainable_variables,
+        }
         if getattr(self, "optimizer", None) is not None:
             self._build_optimizer()
-            groups["optimizer"] = self.optimizer.variables
+            groups["optimizer_variables"] = self.optimizer.variables
         return groups
 
     def get_compile_config(self):

@@ -25,17 +25,21 @@ def values(variables):
     return [ops.convert_to_numpy(v.value) + 0 for v in variables]
 
 
+@pytest.mark.parametrize("orbax", [False, True], ids=["HDF5", "Orbax"])
 @pytest.mark.parametrize("lora", [None, 2])
-def test_a_run_continues_where_its_weights_were_saved(tmp_path, lora):
-    path = tmp_path / "state.h5"
+def test_a_run_continues_where_its_state_was_saved(tmp_path, lora, orbax):
+    path = tmp_path / ("steps" if orbax else "state.h5")
     whole, half, rest = trainer_of(lora), trainer_of(lora), trainer_of(lora, seed=9)
     whole.fit(PROMPTS, batch_size=4, steps_per_epoch=6, verbose=0)
-    half.fit(PROMPTS, batch_size=4, steps_per_epoch=3, verbose=0)
-    half.save_weights(path)
+    callbacks = [keras.callbacks.OrbaxCheckpoint(path, save_freq=3)] if orbax else []
+    half.fit(PROMPTS, batch_size=4, steps_per_epoch=3, verbose=0, callbacks=callbacks)
+    if not orbax:
+        half.save_weights(path)
     rest.load_weights(path)
     rest.fit(PROMPTS, batch_size=4, steps_per_epoch=3, verbose=0)
     for a, b in zip(values(whole.variables), values(rest.variables), strict=True):
         np.testing.assert_array_equal(a, b)
+    assert int(rest.optimizer.iterations) == 6
 
 
 def test_saved_lora_keeps_its_gradients(tmp_path):
