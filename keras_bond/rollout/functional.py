@@ -73,7 +73,7 @@ def check_rows(rows, what):
 class Program:
     """A function of tensors, compiled for the backend in use and without gradients; `traces` counts its compilations.
 
-    JAX: `jax.jit`; TensorFlow: `tf.function` with XLA; Torch: eager.
+    JAX: `jax.jit`; TensorFlow: `tf.function` with XLA; Torch: eager, see `Recorded`.
     """
 
     def __init__(self, function):

@@ -85,7 +85,7 @@ class Rollout:
         self._draw = draw
         self._vocabulary_size = causal_lm.backbone.token_embedding.input_dim
         self._sample = Program(self._sample_function)
-        self._score = Program(self._score_function)
+        self._score = Program(Recorded(self._score_function))
         self._next_token = Recorded(self._next_token_function)
 
     # Text to tokens and back.
