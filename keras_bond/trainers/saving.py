@@ -20,8 +20,9 @@ class StateSaving(keras.Model):
     def save_weights(self, filepath, overwrite=True):
         """Write the whole training state to an HDF5 file."""
         with h5py.File(filepath, "w" if overwrite else "x") as file:
-            for group, values in self.get_state_tree("numpy_array").items():
+            for group, values in self.get_state_tree().items():
                 for name, value in values.items():
+                    value = ops.convert_to_numpy(value)  # one at a time in the host's memory
                     value = value.astype("float32") if value.dtype.kind not in "fiub" else value  # bfloat16
                     file.create_dataset(f"{group}/{name}", data=value)
 
