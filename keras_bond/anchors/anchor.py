@@ -39,16 +39,18 @@ class Anchor(keras.layers.Layer):
             raise ValueError(
                 f"`{type(self).__name__}` follows {len(self.shadows)} variables already: make one anchor per trainer."
             )
-        self.updates = self.add_weight(shape=(), dtype="int32", initializer="zeros", trainable=False, name="updates")
+        # under `tf.distribute` every replica computes the same new value
+        mirrored = {"trainable": False, "aggregation": "only_first_replica"}
+        self.updates = self.add_weight(shape=(), dtype="int32", initializer="zeros", name="updates", **mirrored)
         with keras.name_scope(self.name, caller=self):
             self.shadows = [
                 keras.Variable(
                     # a copy, never the policy's own buffer, which a training step may donate
                     ops.copy(ops.cast(v.value, "float32")),
                     dtype="float32",
-                    trainable=False,
                     name=f"shadow_{i}",
                     layout=getattr(v, "_layout", None),  # spread over devices as the variable is, as Keras' optimizers do
+                    **mirrored,
                 )
                 for i, v in enumerate(variables)
             ]

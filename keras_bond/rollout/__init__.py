@@ -1,6 +1,7 @@
 """Rollouts: compiled sampling and scoring with the weights as arguments, and what they return."""
 
-from keras_bond.rollout.functional import Program, Weights, check_rows, process_share, spread_rows, using, weights_of
+from keras_bond.rollout.devices import check_rows, process_share, replicas, spread_rows
+from keras_bond.rollout.functional import Program, Weights, using, weights_of
 from keras_bond.rollout.prompts import PromptTable
 from keras_bond.rollout.rollout import Completions, Rollout
 from keras_bond.rollout.trajectory import Scores, Trajectory
@@ -15,6 +16,7 @@ __all__ = [
     "Weights",
     "check_rows",
     "process_share",
+    "replicas",
     "spread_rows",
     "using",
     "weights_of",

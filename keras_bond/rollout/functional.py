@@ -5,6 +5,8 @@ from typing import Any, NamedTuple
 import keras
 from keras import ops
 
+from keras_bond.rollout.devices import compiled
+
 
 class Weights(NamedTuple):
     """Values for a model's variables.
@@ -41,35 +43,6 @@ def using(model, weights):
     )
 
 
-def spread_rows(value):
-    """A batch with its rows spread over the devices of the `keras.distribution` in force; as it is where there is none.
-
-    Inside a compiled program this asks the compiler to compute it so. Rows that the devices do not divide stay together.
-    """
-    distribution = keras.distribution.distribution()
-    if distribution is None or value.shape[0] % distribution.num_model_replicas:
-        return value
-    return keras.distribution.distribute_tensor(value, distribution.get_data_layout(value.shape))
-
-
-def process_share():
-    """(index, count): which part of every batch this process feeds, of how many; (0, 1) where there is one process."""
-    distribution = keras.distribution.distribution()
-    if distribution is None:
-        return 0, 1
-    return distribution.data_shard_id, min(distribution.num_processes, distribution.num_model_replicas)
-
-
-def check_rows(rows, what):
-    """Raise a `ValueError` unless the devices of the `keras.distribution` in force divide this many rows."""
-    distribution = keras.distribution.distribution()
-    if distribution is not None and rows % distribution.num_model_replicas:
-        raise ValueError(
-            f"{what} must be a multiple of the devices that the batch is spread over, "
-            f"{distribution.num_model_replicas} of {distribution}. Received: {rows}"
-        )
-
-
 class Program:
     """A function of tensors, compiled for the backend in use and without gradients; `traces` counts its compilations.
 
@@ -89,11 +62,7 @@ class Program:
 
             self._call = jax.jit(traced)
         elif backend == "tensorflow":
-            import tensorflow as tf
-
-            compiled = tf.function(traced, jit_compile=True, autograph=False)
-            # tensors, not variables: a trainable and a frozen variable would be two signatures, hence two compilations
-            self._call = lambda *arguments: compiled(*tf.nest.map_structure(tf.convert_to_tensor, arguments))
+            self._call = compiled(traced)
         elif backend == "torch":
             import torch
 

@@ -14,7 +14,8 @@ from keras import ops
 from keras_bond._checks import check_at_least
 from keras_bond.ops import completion_mask, draw_tokens, in_chunks, smallest_divisor, token_log_probs
 from keras_bond.rollout.decoder import LAYERS, decode, new_cache, write_columns
-from keras_bond.rollout.functional import Program, Recorded, spread_rows, using
+from keras_bond.rollout.devices import spread_rows
+from keras_bond.rollout.functional import Program, Recorded, using
 
 LOGITS_AT_ONCE = 2**26
 """About how many logits exist at a time in scoring and in the update: 256 MiB in float32."""

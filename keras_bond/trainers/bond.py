@@ -6,6 +6,7 @@ from keras_bond._checks import check_at_least, check_share
 from keras_bond.anchors import FrozenAnchor
 from keras_bond.ops import backward_kl_loss, bond_reward, forward_kl_loss, jeffreys_loss
 from keras_bond.quantiles import Learned, MonteCarlo
+from keras_bond.rollout import replicas
 from keras_bond.trainers.trainer import AlignmentTrainer
 
 
@@ -57,6 +58,11 @@ class BOND(AlignmentTrainer):
             raise ValueError(
                 "`exact_ties=True` needs p_<, which only `quantiles.MonteCarlo` estimates. "
                 f"Received: quantiles={type(quantiles).__name__}"
+            )
+        if isinstance(quantiles, Learned) and replicas():
+            raise ValueError(
+                "`quantiles.Learned` does not run under a `tf.distribute` strategy: use `quantiles.MonteCarlo`, or the JAX "
+                "backend with `keras.distribution`."
             )
         super().__init__(
             policy,

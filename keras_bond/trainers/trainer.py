@@ -269,7 +269,7 @@ class AlignmentTrainer(StateSaving, BackendTrainer, keras.Model):
     def loss_and_logs(self, trajectory):
         """(loss, logs) of a trajectory under the present weights."""
         t = Trajectory(*(field if field is None else ops.convert_to_tensor(field) for field in trajectory))
-        scores = self.scores(t)
+        scores = self.by_replica(self.scores, t)
         loss, logs = self.objective(scores, t)
         log_prob = scores.log_prob
 
@@ -415,7 +415,7 @@ class AlignmentTrainer(StateSaving, BackendTrainer, keras.Model):
             )
         self._assert_compile_called("fit")
         self._build_optimizer()
-        steps = int(self.optimizer.iterations) * (self.optimizer.gradient_accumulation_steps or 1)
+        steps = int(ops.convert_to_numpy(self.optimizer.iterations)) * (self.optimizer.gradient_accumulation_steps or 1)
         self._open(PromptTable(x, batch_size, steps_per_epoch, shuffle, self.seed, first_batch=steps, share=process_share()))
         callbacks = [callbacks] if isinstance(callbacks, keras.callbacks.Callback) else list(callbacks or [])
         if not any(isinstance(c, keras.callbacks.ProgbarLogger) for c in callbacks):
@@ -441,9 +441,10 @@ class AlignmentTrainer(StateSaving, BackendTrainer, keras.Model):
                 "The policy's trainable variables have changed since the trainer was made (by `enable_lora`, or by "
                 "freezing layers). Do that first, then make the trainer."
             )
-        check_rows(table.batch_size, "`batch_size`")
-        if not table.shuffle:
-            check_rows(len(table.prompts), "The number of prompts that are taken once, in order,")
+        with self.distributed():
+            check_rows(table.batch_size, "`batch_size`")
+            if not table.shuffle:
+                check_rows(len(table.prompts), "The number of prompts that are taken once, in order,")
         encoded = self.rollout.encode(table.prompts)
         self._table, self._encoded, self._width = table, encoded, self.rollout.bucket(encoded)
 
@@ -476,7 +477,8 @@ class AlignmentTrainer(StateSaving, BackendTrainer, keras.Model):
     def _build_optimizer(self):
         """Make the optimizer's variables now; made inside the first update, TensorFlow would compile that twice."""
         if not self.optimizer.built:
-            self.optimizer.build(self.trainable_variables)
+            with self.distributed():
+                self.optimizer.build(self.trainable_variables)
 
 
 def _check_sampler(sampler):

@@ -5,6 +5,7 @@ import keras
 import numpy as np
 
 from keras_bond.rollout import spread_rows
+from keras_bond.trainers.backend.one_device import OneDevice
 
 
 def gradient(function, value):
@@ -29,7 +30,7 @@ def rows_spread(value):
     return jax.make_array_from_process_local_data(layout.backend_layout, value)
 
 
-class BackendTrainer(keras.Model):
+class BackendTrainer(OneDevice):
     def sync(self):
         """Give the variables their present values, for a callback that reads them between two steps."""
         self.jax_state_sync()

@@ -1,7 +1,13 @@
-"""TensorFlow: variables are read and written in place; the update is one compiled `tf.function`."""
+"""TensorFlow: variables are read and written in place; the update is one compiled `tf.function`.
+
+Under a `tf.distribute` strategy, `MirroredStrategy` say, each replica samples and scores its rows of a batch. The objective
+is that of the whole batch: the replicas exchange scores, a few numbers a sample, and each computes the loss from all.
+"""
 
 import keras
 import tensorflow as tf
+
+from keras_bond.trainers.backend.one_device import OneDevice
 
 
 def gradient(function, value):
@@ -12,28 +18,46 @@ def gradient(function, value):
     return tf.convert_to_tensor(tape.gradient(result, value))
 
 
-def rows_here(value):
-    """The rows of a batch that this process holds: all of them, as a NumPy array."""
-    return keras.ops.convert_to_numpy(value)
+class BackendTrainer(OneDevice):
+    def distributed(self):
+        return self.distribute_strategy.scope()
 
+    def compile(self, optimizer="adam", jit_compile="auto", **kwargs):
+        if self.distribute_strategy.num_replicas_in_sync > 1:
+            _check_made_by(self.distribute_strategy, policy=self.policy.variables[0].value)
+            if isinstance(optimizer, keras.optimizers.Optimizer):
+                _check_made_by(self.distribute_strategy, optimizer=optimizer.variables[0].value)
+                if optimizer.gradient_accumulation_steps:
+                    raise ValueError(
+                        "`gradient_accumulation_steps` does not work under a `tf.distribute` strategy, where Keras cannot "
+                        "accumulate. Use the trainer's `microbatch_size`, which is the same update in less memory."
+                    )
+            jit_compile = False  # XLA compiles for one device: `by_replica` has each compile its own part
+        with self.distributed():
+            super().compile(optimizer=optimizer, jit_compile=jit_compile, **kwargs)
 
-def rows_spread(value):
-    """A batch of which this process holds these rows: there is no other process."""
-    return value
+    def _maybe_symbolic_build(self, *args, **kwargs):
+        """Nothing is left to build. Under a strategy Keras would take a batch of prompts to find that out."""
 
-
-class BackendTrainer(keras.Model):
-    def sync(self):
-        """Variables always hold their present values here."""
+    def by_replica(self, function, rows):
+        context = tf.distribute.get_replica_context()
+        count = context.num_replicas_in_sync
+        if count == 1:
+            return function(rows)
+        compiled = function if self.run_eagerly else tf.function(function, jit_compile=True, autograph=False)
+        mine = _map_tensors(lambda value: tf.stack(tf.split(value, count))[context.replica_id_in_sync_group], rows)
+        return _map_tensors(lambda value: _gather(context, value), compiled(mine))
 
     def _collect_before(self, step, observe=lambda trajectory: None):
         def function(iterator):
-            (rows,) = next(iterator)
-            trajectory = self.collect_or_restore(rows)
-            # with the batch's size as an integer, TensorFlow keeps every shape known when another batch is smaller
-            logs = step(iter([(trajectory, rows.shape[0])]))
-            observe(trajectory)
-            return logs
+            with self.distributed():
+                (rows,) = next(iterator)
+                rows = tf.concat(self.distribute_strategy.experimental_local_results(rows), 0)
+                trajectory = self.collect_or_restore(rows)
+                # with the batch's size as an integer, TensorFlow keeps every shape known when another batch is smaller
+                logs = step(iter([(trajectory, rows.shape[0])]))
+                observe(trajectory)
+                return logs
 
         return function
 
@@ -44,11 +68,50 @@ class BackendTrainer(keras.Model):
             scale = self.optimizer.scale_loss(tf.ones(()))
             scaled = loss * scale
         gradients = tape.gradient(scaled, self.trainable_weights)
+        gradients, own = _over_replicas(gradients)
         updates = self.optimizer.iterations + 0  # a value, not the variable
-        self.optimizer.apply(gradients, self.trainable_weights)
-        gradients = [tf.convert_to_tensor(g) for g in gradients if g is not None]
+        self.optimizer.apply(own, self.trainable_weights)
         return self.finish_update(logs, gradients, scale, updates)
 
     def test_step(self, data):
         trajectory, _ = data
         return self.track(self.loss_and_logs(trajectory)[1], weight=trajectory.reward.shape[0])
+
+
+def _map_tensors(function, fields):
+    """`fields`, a `NamedTuple`, with `function` of each field that is there."""
+    return type(fields)(*(field if field is None else function(field) for field in fields))
+
+
+def _gather(context, value):
+    """The rows of all replicas; a gradient flows back to each from the loss of every replica."""
+    rows, *shape = value.shape
+    shape = (rows * context.num_replicas_in_sync, *shape)
+    if 0 in shape:  # no contenders
+        return tf.zeros(shape, value.dtype)
+    return tf.ensure_shape(context.all_gather(value, axis=0), shape)
+
+
+def _over_replicas(gradients):
+    """(whole, own): the gradient of the whole batch, and what each replica gives Keras' optimizer, which adds them up.
+
+    Every replica has the loss of the whole batch, so that what flowed back to its rows is the sum over all of them: the
+    gradient is the replicas' mean. Only the first hands it to the optimizer, so that clipping by a norm sees it whole.
+    """
+    context = tf.distribute.get_replica_context()
+    tensors = [tf.convert_to_tensor(g) for g in gradients if g is not None]
+    if context.num_replicas_in_sync == 1:
+        return tensors, gradients
+    whole = iter(context.all_reduce(tf.distribute.ReduceOp.MEAN, tensors))
+    whole = [g if g is None else next(whole) for g in gradients]
+    first = tf.equal(context.replica_id_in_sync_group, 0)
+    return [g for g in whole if g is not None], [g if g is None else tf.where(first, g, tf.zeros_like(g)) for g in whole]
+
+
+def _check_made_by(strategy, **made):
+    ((name, variable),) = made.items()
+    if getattr(variable, "distribute_strategy", None) is not strategy:
+        raise ValueError(
+            f"`{name}` must be made under the strategy of the trainer: make policy, optimizer and trainer inside "
+            f"`with strategy.scope():`. Received one that was made outside of this {type(strategy).__name__}."
+        )

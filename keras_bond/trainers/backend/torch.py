@@ -1,7 +1,8 @@
 """Torch: variables are read and written in place; eager, with autograd."""
 
-import keras
 import torch
+
+from keras_bond.trainers.backend.one_device import OneDevice
 
 
 def gradient(function, value):
@@ -10,20 +11,7 @@ def gradient(function, value):
     return torch.autograd.grad(function(value), value)[0]
 
 
-def rows_here(value):
-    """The rows of a batch that this process holds: all of them, as a NumPy array."""
-    return keras.ops.convert_to_numpy(value)
-
-
-def rows_spread(value):
-    """A batch of which this process holds these rows: there is no other process."""
-    return value
-
-
-class BackendTrainer(keras.Model):
-    def sync(self):
-        """Variables always hold their present values here."""
-
+class BackendTrainer(OneDevice):
     def _collect_before(self, step, observe=lambda trajectory: None):
         def function(data):
             ((rows,),) = data
