@@ -46,6 +46,13 @@ def run_cells(names, seeds, folder):
     return [json.loads((folder(name, seed) / "summary.json").read_text()) for name in names for seed in seeds]
 
 
+def export_for_trl(policy, folder):
+    """`export_to_transformers`, and the class of the model in its configuration, which TRL asks for."""
+    policy.export_to_transformers(folder)
+    config = folder / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"architectures": ["GemmaForCausalLM"]}))
+
+
 def print_table(header, rows):
     """A Markdown table."""
     for row in (header, ["---"] * len(header), *rows):

@@ -1,18 +1,21 @@
-"""What a sampled completion buys: win rate and KL on the way to a win rate of 0.70, estimator by estimator, and REINFORCE.
+"""What a sampled completion buys: win rate and KL on the way to a win rate of 0.70, estimator by estimator, REINFORCE, TRL.
 
-    python benchmarks/sample_efficiency.py --seeds 0 1 2 3 4
+    python benchmarks/sample_efficiency.py --seeds 0 1 2 3 4 --peers PYTHON
 
 Every run ends at 40,000 sampled completions and is evaluated on held-out prompts along its way. A run's figures are those
 of its first evaluation at or above 0.70; the table gives their mean and 95 % interval (Student's t) over the seeds that
-came there. Finished runs, in the output folder, are re-used. Writes `sample_efficiency.json` beside this file.
+came there. TRL's GRPO trains the exported model in the environment whose interpreter `--peers` names; without it, it is
+left out. Its models are evaluated here, as ours are. Finished runs, in the output folder, are re-used. Writes
+`sample_efficiency.json` beside this file.
 """
 
 import argparse
 import json
 import os
 import pathlib
+import subprocess
 
-from common import interval, print_table, provenance, run_cells
+from common import export_for_trl, interval, print_table, provenance, run_cells
 
 WIN_RATE = 0.70
 FIGURES = ("win_rate", "kl", "frontier_efficiency", "kl_efficiency")
@@ -28,6 +31,21 @@ def estimators():
         "J-BOND, n = 2, all of 8 samples": (JBOND, 36, 1.8e-3, {"n": 2, "beta": 0.1, "eta": 0.035, "num_anchor_samples": 8}),
         "REINFORCE, beta_RL 0.1": (Reinforce, 64, 3e-4, {"beta_rl": 0.1}),
     }
+
+
+TRL = "TRL GRPO"
+GRPO = {"batch_size": 40, "num_generations": 8, "learning_rate": 1e-4, "beta": 0.04}
+"""AdamW, as TRL has it; `beta` weighs TRL's KL penalty."""
+
+
+def point(step, completions, seconds, evaluation):
+    """A point of a run's path."""
+    figures = {figure: evaluation.estimates[figure].value for figure in FIGURES}
+    return {"step": step, "completions": completions, "seconds": seconds, **figures}
+
+
+def write_summary(folder, **summary):
+    (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
 
 
 def cell(name, seed, completions, prompts, evaluations, folder):
@@ -52,23 +70,57 @@ def cell(name, seed, completions, prompts, evaluations, folder):
         verbose=0,
     )
     path = [
-        {
-            "step": step,
-            "completions": step * a_step,
-            "seconds": run.rows[step - 1]["seconds"] if step else 0.0,
-            **{figure: evaluation.estimates[figure].value for figure in FIGURES},
-        }
+        point(step, step * a_step, run.rows[step - 1]["seconds"] if step else 0.0, evaluation)
         for step, evaluation in run.path
     ]
-    summary = {
-        "estimator": name,
+    about = {"estimator": name, "seed": seed, "batch_size": batch_size, "learning_rate": learning_rate}
+    write_summary(folder, **about, **settings, path=path)
+
+
+def trl_cell(peers, seed, completions, prompts, evaluations, folder):
+    """One run of TRL in the environment of `peers`, its checkpoints evaluated as ours are."""
+    import keras_hub
+
+    from keras_bond import presets
+    from keras_bond.evaluation import Evaluator
+    from keras_bond.experiments.align import PRESET, SIZES
+    from keras_bond.rewards import VaderSentiment
+
+    policy, reference = (keras_hub.models.CausalLM.from_preset(presets.path(PRESET)) for _ in range(2))
+    folder.mkdir(parents=True, exist_ok=True)
+    export_for_trl(policy, folder / "exported")
+    evaluator = Evaluator(
+        policy,
+        reference,
+        VaderSentiment(),
+        presets.prompts(PRESET, "test")[:prompts],
+        num_reference_samples=8,
+        seed=seed,
+        **SIZES,
+    )
+    a_step = GRPO["batch_size"] * GRPO["num_generations"]
+    steps = completions // a_step
+    work = {
+        "exported": str(folder / "exported"),
+        "tokenizer": str(folder / "exported" / "tokenizer.model"),
+        "stop_token_ids": evaluator.rollout.stop_token_ids,
+        "token_ids": evaluator.rollout.encode(presets.prompts(PRESET, "train")),
+        "completion_length": SIZES["max_completion_length"],
+        "folder": str(folder),
         "seed": seed,
-        "batch_size": batch_size,
-        "learning_rate": learning_rate,
-        **settings,
-        "path": path,
+        "steps": steps,
+        "every": -(-steps // evaluations),
+        **GRPO,
     }
-    (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+    (folder / "work.json").write_text(json.dumps(work))
+    script = pathlib.Path(__file__).with_name("sample_efficiency_trl.py")
+    done = subprocess.run([peers, script, folder / "work.json"], stdout=subprocess.PIPE, text=True, check=True)
+    path = [point(0, 0, 0.0, evaluator())]
+    for reached in json.loads(done.stdout.splitlines()[-1]):
+        trained = keras_hub.models.GemmaBackbone.from_preset(str(folder / f"step-{reached['step']}"), dtype="float32")
+        policy.backbone.set_weights(trained.get_weights())
+        path.append(point(reached["step"], reached["step"] * a_step, reached["seconds"], evaluator()))
+    write_summary(folder, estimator=TRL, seed=seed, **GRPO, path=path)
 
 
 def main():
@@ -79,6 +131,7 @@ def main():
     parser.add_argument("--evaluations", type=int, default=8, help="along a run")
     parser.add_argument("--only", nargs="+", help="names of estimators; all by default")
     parser.add_argument("--output", type=pathlib.Path, default=pathlib.Path("runs/sample_efficiency"))
+    parser.add_argument("--peers", help="interpreter of an environment with trl, sentencepiece and vaderSentiment")
     parser.add_argument("--cell", nargs=2, metavar=("NAME", "SEED"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     os.environ["KERAS_BACKEND"] = "jax"
@@ -90,21 +143,24 @@ def main():
     if arguments.cell:
         name, seed = arguments.cell
         sizes = arguments.completions, arguments.prompts, arguments.evaluations
+        if name == TRL:
+            return trl_cell(arguments.peers, int(seed), *sizes, folder(name, seed))
         return cell(name, int(seed), *sizes, folder(name, seed))
-    names = arguments.only or list(estimators())
+    names = arguments.only or [*estimators(), *([TRL] if arguments.peers else [])]
     runs = run_cells(names, arguments.seeds, folder)
     rows = []
     for name in names:
         paths = [run["path"] for run in runs if run["estimator"] == name]
-        firsts = [next((point for point in path if point["win_rate"] >= WIN_RATE), None) for path in paths]
-        reached = [point for point in firsts if point]
+        firsts = [next((at for at in path if at["win_rate"] >= WIN_RATE), None) for path in paths]
+        reached = [at for at in firsts if at]
         shown = reached or [path[-1] for path in paths]
-        means = [interval([point[column] for point in shown]) for column in COLUMNS]
+        means = [interval([at[column] for at in shown]) for column in COLUMNS]
         rows.append([name, f"{len(reached)} of {len(paths)}", *(f"{mean:.3g} ± {half:.2g}" for mean, half in means)])
     print_table(["estimator", f"reached {WIN_RATE:.2f}", *COLUMNS], rows)
-    pathlib.Path(__file__).with_name("sample_efficiency.json").write_text(
-        json.dumps({**provenance(), "runs": runs}, indent=2) + "\n"
-    )
+    result = {**provenance(), "runs": runs}
+    if arguments.peers:
+        result["command"] = result["command"].replace(arguments.peers, "PYTHON")
+    pathlib.Path(__file__).with_name("sample_efficiency.json").write_text(json.dumps(result, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ import statistics
 import sys
 import tempfile
 
-from common import print_table, provenance
+from common import export_for_trl, print_table, provenance
 from turns import Contestant, medians
 
 PARTS = ("sampling", "scoring", "update", "total")
@@ -75,9 +75,7 @@ def prepare(folder, model, batch_size):
     else:
         lengths, settings, rows = (SIZES["max_prompt_length"], SIZES["max_completion_length"]), SETTINGS, 64
     policy.save_to_preset(folder / "preset")
-    policy.export_to_transformers(folder / "exported")
-    config = folder / "exported" / "config.json"  # TRL asks it for the class of the reference; the export does not say
-    config.write_text(json.dumps(json.loads(config.read_text()) | {"architectures": ["GemmaForCausalLM"]}))
+    export_for_trl(policy, folder / "exported")
     prompts, token_ids = prompts_of(policy.preprocessor.tokenizer, presets.prompts(PRESET, "train"), lengths[0])
     work = {
         "prompts": prompts,

@@ -23,12 +23,13 @@ def load(work):
     return transformers.AutoModelForCausalLM.from_pretrained(work["exported"], dtype=torch.float32)
 
 
-def tokenizer(vocabulary_size):
-    """Its text is the token ids themselves, and its stop token one that the model cannot draw: completions are full."""
+def tokenizer(vocabulary_size, stop=None):
+    """Its text is the token ids themselves. By default the model cannot draw its `stop` token: completions are full."""
+    stop = vocabulary_size if stop is None else stop
     words = {str(i): i for i in range(vocabulary_size + 1)}
     plain = Tokenizer(models.WordLevel(words, unk_token="3"))
     plain.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    special = {"bos_token": "2", "eos_token": str(vocabulary_size), "pad_token": "0", "unk_token": "3"}
+    special = {"bos_token": "2", "eos_token": str(stop), "pad_token": "0", "unk_token": "3"}
     return transformers.PreTrainedTokenizerFast(tokenizer_object=plain, padding_side="left", **special)
 
 

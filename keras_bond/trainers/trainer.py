@@ -415,7 +415,7 @@ class AlignmentTrainer(StateSaving, BackendTrainer, keras.Model):
             )
         self._assert_compile_called("fit")
         self._build_optimizer()
-        steps = int(ops.convert_to_numpy(self.optimizer.iterations)) * (self.optimizer.gradient_accumulation_steps or 1)
+        steps = int(ops.convert_to_numpy(self.optimizer.iterations + 0)) * (self.optimizer.gradient_accumulation_steps or 1)
         self._open(PromptTable(x, batch_size, steps_per_epoch, shuffle, self.seed, first_batch=steps, share=process_share()))
         callbacks = [callbacks] if isinstance(callbacks, keras.callbacks.Callback) else list(callbacks or [])
         if not any(isinstance(c, keras.callbacks.ProgbarLogger) for c in callbacks):
