@@ -148,7 +148,7 @@ def main():
     parser.add_argument("--completion-length", type=int, default=512, help="of the abstract update")
     parser.add_argument("--peak-batch-size", type=int, default=32, help="prompts of the runs")
     parser.add_argument("--peak-completion-length", type=int, default=128, help="of the runs")
-    parser.add_argument("--steps", type=int, default=2, help="of the runs")
+    parser.add_argument("--steps", type=int, default=1, help="of the runs")
     parser.add_argument("--backends", nargs="*", default=["jax", "tensorflow", "torch"], help="of the runs; may be none")
     parser.add_argument("--output", type=pathlib.Path, default=pathlib.Path(__file__).with_suffix(".json"))
     parser.add_argument("--peak", help=argparse.SUPPRESS)
