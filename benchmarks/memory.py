@@ -177,7 +177,7 @@ def main():
     show(("backend", "way", "before", "peak"), ["backend", "update", "before `fit`, GiB", "peak, GiB"], peaks)
 
     shadows = [{"trained": name, **shadow_bytes(rank)} for name, rank in TRAINED.items()]
-    header = ["trained", "anchor and reference, float32, GiB", "one more model, bfloat16, GiB"]
+    header = ["trained", "anchor (float32) and reference, GiB", "one more model, bfloat16, GiB"]
     show(("trained", "anchor_and_reference", "policy"), header, shadows)
 
     result = {**provenance(), "versions": versions(), "sizes": sizes, **shape, "updates": updates}
