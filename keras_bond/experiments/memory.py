@@ -205,7 +205,7 @@ def _kept(rollout: Rollout, width, budget):
 def _cache(policy, length):
     import jax
 
-    cache = jax.eval_shape(lambda: new_cache(policy.backbone, 1, length, policy.compute_dtype))
+    cache = jax.eval_shape(lambda: new_cache(policy.backbone, (1, length), policy.compute_dtype))
     return _bytes(jax.tree.leaves(cache))
 
 

@@ -5,9 +5,9 @@ from keras import ops
 from keras_hub import models
 
 
-def new_cache(backbone, batch_size, length, dtype):
-    """Per layer a pair of zeros, keys and values, (B, S, heads, dim) each."""
-    shape = (batch_size, length, backbone.num_key_value_heads, backbone.head_dim)
+def new_cache(backbone, shape, dtype):
+    """Per layer a pair of zeros, keys and values, (B, S, heads, dim) each, for `shape` (B, S)."""
+    shape = (*shape, backbone.num_key_value_heads, backbone.head_dim)
     return [(ops.zeros(shape, dtype), ops.zeros(shape, dtype)) for _ in backbone.transformer_layers]
 
 

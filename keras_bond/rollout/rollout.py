@@ -13,6 +13,7 @@ from keras import ops
 
 from keras_bond._checks import check_at_least
 from keras_bond.ops import completion_mask, draw_tokens, in_chunks, smallest_divisor, token_log_probs
+from keras_bond.rollout.adapters import join_sides, set_beside, side_by_side, split_sides
 from keras_bond.rollout.decoder import LAYERS, decode, new_cache, write_columns
 from keras_bond.rollout.devices import spread_rows
 from keras_bond.rollout.functional import Program, Recorded, using
@@ -83,6 +84,7 @@ class Rollout:
         self.max_completion_length = max_completion_length
         self.temperature = temperature
         self.stop_token_ids = self._stop_token_ids(stop_token_ids)
+        self._one_pass = set_beside(causal_lm)
         self._draw = draw
         self._vocabulary_size = causal_lm.backbone.token_embedding.input_dim
         self._sample = Program(self._sample_function)
@@ -154,6 +156,8 @@ class Rollout:
     def sample_each(self, sources, prompt_ids, prompt_mask):
         """Sample from several sources, policy and anchor say, in one compiled program.
 
+        Where they differ in LoRA's factors alone they also share one pass over the frozen weights.
+
         Args:
             sources: sequence of (`Weights`, uniforms), the latter (B, S, T): S samples a prompt, from one prefill of it.
             prompt_ids, prompt_mask: (B, P), left-padded.
@@ -207,27 +211,33 @@ class Rollout:
             return self.token_log_probs(prompt_ids, prompt_mask, completion_ids)
 
     def _sample_function(self, sources, prompt_ids, prompt_mask):
-        return [self._generate(weights, uniforms, prompt_ids, prompt_mask) for weights, uniforms in sources]
+        passes = [sources] if self._one_pass else [[source] for source in sources]
+        return [completions for one in passes for completions in self._generate(one, prompt_ids, prompt_mask)]
 
-    def _generate(self, weights, uniforms, prompt_ids, prompt_mask):
-        backbone, (batch_size, width), (_, samples, budget) = self.causal_lm.backbone, prompt_ids.shape, uniforms.shape
+    def _generate(self, sources, prompt_ids, prompt_mask):
+        """The completions of all `sources`, from one loop: a row for every sample, the samples of a prompt side by side."""
+        weights, counts, _ = _sides(sources)
+        (batch_size, width), budget, once = prompt_ids.shape, sources[0][1].shape[2], [1] * len(sources)
         mask = ops.concatenate([prompt_mask, ops.ones((batch_size, budget), "int32")], axis=1)
-        cache = new_cache(backbone, batch_size, width + budget, self.causal_lm.compute_dtype)
+        prompt_ids, mask = (ops.repeat(of_prompt, len(sources), axis=0) for of_prompt in (prompt_ids, mask))
+        cache = new_cache(self.causal_lm.backbone, mask.shape, self.causal_lm.compute_dtype)
         if width > 1:  # all but the last prompt token, which the first step below takes
-            with using(self.causal_lm, weights):
-                _, cache = decode(backbone, prompt_ids[:, :-1], cache, 0, mask)
-        token, mask, cache = keras.tree.map_structure(  # a copy, for Torch may repeat a single row as a view of it
-            lambda of_prompt: ops.copy(ops.repeat(of_prompt, samples, axis=0)), (prompt_ids[:, -1], mask, cache)
-        )
-        rows = batch_size * samples
-        uniforms = ops.reshape(uniforms, (rows, budget))
+            with side_by_side(self.causal_lm, weights, once):
+                _, cache = decode(self.causal_lm.backbone, prompt_ids[:, :-1], cache, 0, mask)
+
+        def for_every_sample(of_sources):
+            sides = zip(split_sides(of_sources, once), counts, strict=True)
+            return join_sides([ops.repeat(side, count, axis=0) for side, count in sides], counts)
+
+        token, mask, cache = keras.tree.map_structure(for_every_sample, (prompt_ids[:, -1], mask, cache))
+        rows = batch_size * sum(counts)
 
         def unfinished(step, token, done, token_ids, log_probs, cache):
             return ops.logical_and(step < budget, ops.logical_not(ops.all(done)))
 
         _, _, _, token_ids, log_probs, _ = ops.while_loop(
             unfinished,
-            lambda *state: self._next_token(weights, uniforms, mask, *state),
+            lambda *state: self._next_token(sources, mask, *state),
             (
                 ops.convert_to_tensor(0, "int32"),
                 token,
@@ -237,11 +247,13 @@ class Rollout:
                 cache,
             ),
         )
-        return token_ids, completion_mask(token_ids, self.stop_token_ids), log_probs
+        completions = token_ids, completion_mask(token_ids, self.stop_token_ids), log_probs
+        return zip(*(split_sides(field, counts) for field in completions), strict=True)
 
-    def _next_token_function(self, weights, uniforms, mask, step, token, done, token_ids, log_probs, cache):
-        column = mask.shape[1] - uniforms.shape[1] - 1 + step
-        with using(self.causal_lm, weights):
+    def _next_token_function(self, sources, mask, step, token, done, token_ids, log_probs, cache):
+        weights, counts, uniforms = _sides(sources)
+        column = mask.shape[1] - token_ids.shape[1] - 1 + step
+        with side_by_side(self.causal_lm, weights, counts):
             hidden, cache = decode(self.causal_lm.backbone, ops.expand_dims(token, 1), cache, column, mask)
             logits = self.logits(hidden)[:, 0]
         token, log_prob = self._draw(logits, ops.take(uniforms, step, axis=1), self.temperature)
@@ -258,6 +270,13 @@ class Rollout:
         end_of_turn = self.tokenizer.token_to_id("<end_of_turn>")
         known = self.tokenizer.id_to_token(end_of_turn) == "<end_of_turn>"
         return (self.tokenizer.end_token_id, *([end_of_turn] if known else []))
+
+
+def _sides(sources):
+    """Of `sources` the weights, the samples a prompt, and the uniforms of all rows, (B sum(counts), T)."""
+    weights, uniforms = zip(*sources, strict=True)
+    counts = [of_source.shape[1] for of_source in uniforms]
+    return weights, counts, join_sides([ops.reshape(u, (-1, u.shape[2])) for u in uniforms], counts)
 
 
 def _tensors(*values):
