@@ -44,8 +44,9 @@ def make_trainer(way, dtype):
     )
     trainer.compile(keras.optimizers.Adam(1e-4))
     trainer._build_optimizer()
-    if way != "one pass":
-        trainer.rollout._one_pass = False
+    if way == "a pass each":
+        sample = trainer.rollout._sample_function
+        trainer.rollout._sample_function = lambda sources, *prompt: [sample([source], *prompt) for source in sources]
     if way == "sums":
         for layer in policy._flatten_layers():
             vars(layer).pop("call", None)

@@ -17,40 +17,43 @@ from keras import ops
 from keras_bond.rollout.functional import using
 
 _SIDES: contextvars.ContextVar[Any] = contextvars.ContextVar("_SIDES", default=None)
-"""(scopes, counts) within `side_by_side`: of a prompt's rows the first counts[0] take A and B from scopes[0], and so on."""
+"""(scopes, own) within `side_by_side`: row i takes A and B from the scope s where own[i, s] is 1; the others are 0."""
 
 
 def set_beside(model):
     """Let the LoRA layers of `model` compute beside their kernels, from now on.
 
-    Layers that are more than a product (an activation, a quantized kernel, a subclass) keep Keras' way.
-
-    Returns:
-        Whether these adapters are all that is trained: then models that differ in the trainable variables share x W, and
-        `side_by_side` runs them in one pass.
+    Layers that are more than a product (an activation, a quantized kernel, a subclass) keep Keras' way, and so do those that
+    compute anew for the backward pass by themselves (`keras.RematScope`).
     """
-    layers = [layer for layer in model._flatten_layers() if _is_product_with_adapter(layer)]
-    for layer in layers:
-        layer.call = types.MethodType(_product_and_adapter, layer)
-    factors = [factor for layer in layers for factor in (layer.lora_kernel_a, layer.lora_kernel_b)]
-    return bool(layers) and {id(v) for v in model.trainable_variables} == {id(factor) for factor in factors}
+    for layer in model._flatten_layers():
+        if _is_product_with_adapter(layer):
+            layer.call = types.MethodType(_product_and_adapter, layer)
+
+
+def differ_in_adapters_alone(model):
+    """Whether models with other values of what is trained in `model` share every product x W: `side_by_side` runs them."""
+    layers = [layer for layer in model._flatten_layers() if "call" in vars(layer) and _is_product_with_adapter(layer)]
+    factors = {id(factor) for layer in layers for factor in (layer.lora_kernel_a, layer.lora_kernel_b)}
+    return bool(factors) and factors == {id(v) for v in model.trainable_variables}
 
 
 @contextlib.contextmanager
-def side_by_side(model, weights, counts):
-    """`using`, of several weights in one pass, for a model of which `set_beside` says `True`.
+def side_by_side(model, weights, own):
+    """`using`, of several weights in one pass, for a model that says `differ_in_adapters_alone`.
+
+    All adapters are one of all their ranks, of which a row keeps the part that is its own: ((x [A_1 A_2]) * own) [B_1; B_2].
 
     Args:
         model: a `CausalLM`.
-        weights: sequence of `Weights`; all have the frozen weights of the first.
-        counts: sequence of int: of the rows of a prompt, which stand side by side, the first `counts[0]` are computed with
-            `weights[0]`, the next `counts[1]` with `weights[1]`, and so on.
+        weights: sequence of S `Weights`; all have the frozen weights of the first.
+        own: (R, S), 1 where the row is computed with these weights, 0 elsewhere.
     """
     with using(model, weights[0]):
         if len(weights) == 1:
             yield
             return
-        token = _SIDES.set(([using(model, w) for w in weights], counts))
+        token = _SIDES.set(([using(model, w) for w in weights], own))
         try:
             yield
         finally:
@@ -59,51 +62,53 @@ def side_by_side(model, weights, counts):
 
 def split_sides(rows, counts):
     """Of the rows (B sum(counts), ...) of B prompts those of each side, [(B count, ...) for count in counts]."""
-    of_prompts = ops.reshape(rows, (-1, sum(counts), *rows.shape[1:]))
-    ends = np.cumsum(counts).tolist()
-    sides = [of_prompts[:, end - count : end] for end, count in zip(ends, counts, strict=True)]
-    return [ops.reshape(side, (-1, *rows.shape[1:])) for side in sides]
+    prompts, ends = rows.shape[0] // sum(counts), np.cumsum(counts).tolist()
+    of_prompts = ops.reshape(rows, (prompts, sum(counts), *rows.shape[1:]))
+    sides = [(count, of_prompts[:, end - count : end]) for count, end in zip(counts, ends, strict=True)]
+    return [ops.reshape(side, (prompts * count, *rows.shape[1:])) for count, side in sides]
 
 
 def join_sides(sides, counts):
     """The rows of `split_sides`, in an array of their own."""
-    of_prompts = [ops.reshape(side, (-1, count, *side.shape[1:])) for side, count in zip(sides, counts, strict=True)]
-    return ops.reshape(ops.concatenate(of_prompts, axis=1), (-1, *sides[0].shape[1:]))
+    prompts, shape = sides[0].shape[0] // counts[0], sides[0].shape[1:]
+    of_prompts = [ops.reshape(side, (prompts, count, *shape)) for side, count in zip(sides, counts, strict=True)]
+    return ops.reshape(ops.concatenate(of_prompts, axis=1), (prompts * sum(counts), *shape))
 
 
 def _is_product_with_adapter(layer):
     if type(layer) not in (keras.layers.Dense, keras.layers.EinsumDense) or not layer.lora_enabled:
         return False
     last_stays = type(layer) is keras.layers.Dense or _last_axis_stays(layer.equation)
-    return last_stays and layer.quantization_mode is None and layer.activation in (None, keras.activations.linear)
+    plain = layer.quantization_mode is None and layer._remat_mode is None
+    return last_stays and plain and layer.activation in (None, keras.activations.linear)
 
 
 def _last_axis_stays(equation):
-    """Whether the kernel's last axis, which B makes, is the last of the output: "btd,ndh->btnh"."""
-    inputs, output = equation.split("->")
-    return inputs[-1] == output[-1]
+    """Whether the kernel's last axis, which B makes, is the last of the output and no input's: "btd,ndh->btnh"."""
+    operands, output = equation.split("->")
+    inputs, kernel = operands.split(",")
+    return kernel[-1] == output[-1] and kernel[-1] not in inputs
 
 
 def _product_and_adapter(layer, inputs, training=None):
     """What stands in for `call`: inputs W + (alpha / rank) (inputs A) B + bias; the factors may be finer than the kernel."""
-    output = ops.cast(ops.add(_product(layer, inputs, layer._kernel), _adapters(layer, inputs)), layer.compute_dtype)
+    output = ops.cast(ops.add(_product(layer, inputs, layer._kernel), _adapter(layer, inputs)), layer.compute_dtype)
     return output if layer.bias is None else ops.add(output, layer.bias)
 
 
-def _adapters(layer, inputs):
-    if (sides := _SIDES.get()) is None:
-        return _adapter(layer, inputs)
-    scopes, counts = sides
-    adapted = []
-    for scope, rows in zip(scopes, split_sides(inputs, counts), strict=True):
-        with scope:
-            adapted.append(_adapter(layer, rows))
-    return join_sides(adapted, counts)
-
-
 def _adapter(layer, inputs):
-    factor = layer.lora_alpha / layer.lora_rank
-    return factor * ops.matmul(_product(layer, inputs, layer.lora_kernel_a), layer.lora_kernel_b)
+    scopes, own = _SIDES.get() or ([contextlib.nullcontext()], None)
+    all_a, all_b = [], []
+    for scope in scopes:
+        with scope:
+            all_a.append(layer.lora_kernel_a.value)
+            all_b.append(layer.lora_kernel_b.value)
+    a, b = ops.concatenate(all_a, axis=-1), ops.concatenate(all_b, axis=0)
+    low = _product(layer, ops.cast(inputs, a.dtype), a)
+    if own is not None:
+        own = ops.cast(ops.repeat(own, layer.lora_rank, axis=1), low.dtype)
+        low = low * ops.reshape(own, (own.shape[0], *[1] * (len(low.shape) - 2), own.shape[1]))
+    return layer.lora_alpha / layer.lora_rank * ops.matmul(low, b)
 
 
 def _product(layer, inputs, kernel):

@@ -13,7 +13,13 @@ from keras import ops
 
 from keras_bond._checks import check_at_least
 from keras_bond.ops import completion_mask, draw_tokens, in_chunks, smallest_divisor, token_log_probs
-from keras_bond.rollout.adapters import join_sides, set_beside, side_by_side, split_sides
+from keras_bond.rollout.adapters import (
+    differ_in_adapters_alone,
+    join_sides,
+    set_beside,
+    side_by_side,
+    split_sides,
+)
 from keras_bond.rollout.decoder import LAYERS, decode, new_cache, write_columns
 from keras_bond.rollout.devices import spread_rows
 from keras_bond.rollout.functional import Program, Recorded, using
@@ -84,7 +90,7 @@ class Rollout:
         self.max_completion_length = max_completion_length
         self.temperature = temperature
         self.stop_token_ids = self._stop_token_ids(stop_token_ids)
-        self._one_pass = set_beside(causal_lm)
+        set_beside(causal_lm)
         self._draw = draw
         self._vocabulary_size = causal_lm.backbone.token_embedding.input_dim
         self._sample = Program(self._sample_function)
@@ -159,7 +165,7 @@ class Rollout:
         Where they differ in LoRA's factors alone they also share one pass over the frozen weights.
 
         Args:
-            sources: sequence of (`Weights`, uniforms), the latter (B, S, T): S samples a prompt, from one prefill of it.
+            sources: sequence of (`Weights`, uniforms), (B, S, T) with the same T: S samples a prompt, from one prefill.
             prompt_ids, prompt_mask: (B, P), left-padded.
 
         Returns:
@@ -211,25 +217,36 @@ class Rollout:
             return self.token_log_probs(prompt_ids, prompt_mask, completion_ids)
 
     def _sample_function(self, sources, prompt_ids, prompt_mask):
-        passes = [sources] if self._one_pass else [[source] for source in sources]
+        together = differ_in_adapters_alone(self.causal_lm)
+        passes = [sources] if together else [[source] for source in sources]
         return [completions for one in passes for completions in self._generate(one, prompt_ids, prompt_mask)]
 
     def _generate(self, sources, prompt_ids, prompt_mask):
         """The completions of all `sources`, from one loop: a row for every sample, the samples of a prompt side by side."""
-        weights, counts, _ = _sides(sources)
-        (batch_size, width), budget, once = prompt_ids.shape, sources[0][1].shape[2], [1] * len(sources)
-        mask = ops.concatenate([prompt_mask, ops.ones((batch_size, budget), "int32")], axis=1)
-        prompt_ids, mask = (ops.repeat(of_prompt, len(sources), axis=0) for of_prompt in (prompt_ids, mask))
-        cache = new_cache(self.causal_lm.backbone, mask.shape, self.causal_lm.compute_dtype)
-        if width > 1:  # all but the last prompt token, which the first step below takes
-            with side_by_side(self.causal_lm, weights, once):
-                _, cache = decode(self.causal_lm.backbone, prompt_ids[:, :-1], cache, 0, mask)
+        weights, uniforms = zip(*sources, strict=True)
+        (batch_size, width), budget = prompt_ids.shape, uniforms[0].shape[2]
+        counts, once = [of_source.shape[1] for of_source in uniforms], [1] * len(sources)
+        uniforms = join_sides([ops.reshape(of_source, (-1, budget)) for of_source in uniforms], counts)
+        prompt_ids, prompt_mask = (ops.repeat(rows, len(sources), axis=0) for rows in (prompt_ids, prompt_mask))
+        own = ops.tile(ops.eye(len(sources)), (batch_size, 1))
+        read = width - 1  # all but the last prompt token, which the first step below takes
+        cache = new_cache(self.causal_lm.backbone, (prompt_ids.shape[0], read), self.causal_lm.compute_dtype)
+        if read:
+            with side_by_side(self.causal_lm, weights, own):
+                _, cache = decode(self.causal_lm.backbone, prompt_ids[:, :read], cache, 0, prompt_mask[:, :read])
 
         def for_every_sample(of_sources):
             sides = zip(split_sides(of_sources, once), counts, strict=True)
             return join_sides([ops.repeat(side, count, axis=0) for side, count in sides], counts)
 
-        token, mask, cache = keras.tree.map_structure(for_every_sample, (prompt_ids[:, -1], mask, cache))
+        def with_room(cache):  # for the last prompt token and the completion
+            return ops.pad(cache, ((0, 0), (0, 1 + budget), (0, 0), (0, 0)))
+
+        token, prompt_mask, own, cache = keras.tree.map_structure(
+            for_every_sample, (prompt_ids[:, -1], prompt_mask, own, cache)
+        )
+        mask = ops.pad(prompt_mask, ((0, 0), (0, budget)), constant_values=1)
+        cache = keras.tree.map_structure(with_room, cache)
         rows = batch_size * sum(counts)
 
         def unfinished(step, token, done, token_ids, log_probs, cache):
@@ -237,7 +254,7 @@ class Rollout:
 
         _, _, _, token_ids, log_probs, _ = ops.while_loop(
             unfinished,
-            lambda *state: self._next_token(sources, mask, *state),
+            lambda *state: self._next_token(list(weights), own, uniforms, mask, *state),
             (
                 ops.convert_to_tensor(0, "int32"),
                 token,
@@ -250,10 +267,9 @@ class Rollout:
         completions = token_ids, completion_mask(token_ids, self.stop_token_ids), log_probs
         return zip(*(split_sides(field, counts) for field in completions), strict=True)
 
-    def _next_token_function(self, sources, mask, step, token, done, token_ids, log_probs, cache):
-        weights, counts, uniforms = _sides(sources)
+    def _next_token_function(self, weights, own, uniforms, mask, step, token, done, token_ids, log_probs, cache):
         column = mask.shape[1] - token_ids.shape[1] - 1 + step
-        with side_by_side(self.causal_lm, weights, counts):
+        with side_by_side(self.causal_lm, weights, own):
             hidden, cache = decode(self.causal_lm.backbone, ops.expand_dims(token, 1), cache, column, mask)
             logits = self.logits(hidden)[:, 0]
         token, log_prob = self._draw(logits, ops.take(uniforms, step, axis=1), self.temperature)
@@ -270,13 +286,6 @@ class Rollout:
         end_of_turn = self.tokenizer.token_to_id("<end_of_turn>")
         known = self.tokenizer.id_to_token(end_of_turn) == "<end_of_turn>"
         return (self.tokenizer.end_token_id, *([end_of_turn] if known else []))
-
-
-def _sides(sources):
-    """Of `sources` the weights, the samples a prompt, and the uniforms of all rows, (B sum(counts), T)."""
-    weights, uniforms = zip(*sources, strict=True)
-    counts = [of_source.shape[1] for of_source in uniforms]
-    return weights, counts, join_sides([ops.reshape(u, (-1, u.shape[2])) for u in uniforms], counts)
 
 
 def _tensors(*values):
