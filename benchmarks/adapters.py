@@ -20,13 +20,12 @@ import jax
 import keras
 import numpy as np
 from common import print_table, provenance
-from roofline import seconds
+from roofline import arguments_of_step, seconds
 from step import MODELS, prompts_of, random_gemma
 
 from keras_bond import JBOND, presets
 from keras_bond.experiments.align import PRESET
 from keras_bond.experiments.provenance import versions
-from keras_bond.rollout import PromptTable
 
 LENGTH = 32
 WAYS = ("one pass", "a pass each", "sums")
@@ -43,7 +42,6 @@ def make_trainer(way, dtype):
         policy, lambda prompts, texts: list(map(len, texts)), **lengths, stop_token_ids=(), variance_reduction=False
     )
     trainer.compile(keras.optimizers.Adam(1e-4))
-    trainer._build_optimizer()
     if way == "a pass each":
         sample = trainer.rollout._sample_function
         trainer.rollout._sample_function = lambda sources, *prompt: [sample([source], *prompt) for source in sources]
@@ -55,18 +53,10 @@ def make_trainer(way, dtype):
 
 def programs(trainer, prompts):
     """name: (compiled function, its arguments): sampling and the update of a step on these prompts."""
-    rows = np.arange(len(prompts))
-    trainer._open(PromptTable(prompts, len(prompts)))
-    draw, rollout = trainer.draw(len(prompts)), trainer.rollout
-    prompt = rollout.pad([trainer._encoded[i] for i in rows], trainer._width)
+    draw, prompt, step = arguments_of_step(trainer, prompts)
     sources = [(draw.policy, np.asarray(draw.policy_uniforms)), (draw.anchor, np.asarray(draw.anchor_uniforms))]
-    groups = (trainer.trainable_variables, trainer.non_trainable_variables, trainer.optimizer.variables)
-    state = tuple([v.value for v in group] for group in (*groups, trainer.metrics_variables))
-    calls = {
-        "sampling": (jax.jit(rollout._sample_function), (sources, *prompt)),
-        "update": (jax.jit(trainer.train_step), (state, (trainer.collect(rows, draw),))),
-    }
-    return {name: (function.lower(*arguments).compile(), arguments) for name, (function, arguments) in calls.items()}
+    calls = {"sampling": (trainer.rollout._sample_function, (sources, *prompt)), "update": (trainer.train_step, step)}
+    return {name: (jax.jit(call).lower(*arguments).compile(), arguments) for name, (call, arguments) in calls.items()}
 
 
 def main():

@@ -41,24 +41,27 @@ def peaks(side, length):
     }
 
 
+def arguments_of_step(trainer, prompts):
+    """(draw, prompts as tokens, arguments of `train_step`) of the first step of `fit` on all of these prompts."""
+    trainer._build_optimizer()
+    trainer._open(PromptTable(prompts, len(prompts)))
+    rows, draw = np.arange(len(prompts)), trainer.draw(len(prompts))
+    groups = (trainer.trainable_variables, trainer.non_trainable_variables, trainer.optimizer.variables)
+    state = tuple([v.value for v in group] for group in (*groups, trainer.metrics_variables))
+    return draw, trainer.rollout.pad(trainer._encoded, trainer._width), (state, (trainer.collect(rows, draw),))
+
+
 def programs(batch_size):
     """name: (compiled function, its arguments, operations, bytes): one completion a prompt, and the update of a step."""
     trainer = bundled_trainer(JBOND, **OPTIMIZER, **SETTINGS, stop_token_ids=())
-    trainer._build_optimizer()
-    trainer._open(PromptTable(presets.prompts(PRESET, "train"), batch_size))
-    rows, draw, rollout = np.arange(batch_size), trainer.draw(batch_size), trainer.rollout
-    prompts = rollout.pad([trainer._encoded[i] for i in rows], trainer._width)
-    uniforms = np.asarray(draw.policy_uniforms)
+    draw, prompts, step = arguments_of_step(trainer, presets.prompts(PRESET, "train")[:batch_size])
+    rollout, uniforms = trainer.rollout, np.asarray(draw.policy_uniforms)
     sample = jax.jit(rollout._sample_function)
     sampling = sample.lower([(draw.policy, uniforms)], *prompts).compile()
     # XLA counts a loop's body once: it is nearly all of a program without a prompt to read, with as long a cache
     longer = np.zeros((batch_size, 1, trainer._width + rollout.max_completion_length - 1), "float32")
     body = sample.lower([(draw.policy, longer)], *(field[:, :1] for field in prompts)).compile()
     more = rollout.max_completion_length - 1
-
-    groups = (trainer.trainable_variables, trainer.non_trainable_variables, trainer.optimizer.variables)
-    state = tuple([v.value for v in group] for group in (*groups, trainer.metrics_variables))
-    step = (state, (trainer.collect(rows, draw),))
     update = jax.jit(trainer.train_step).lower(*step).compile()
     return {
         "sampling": (

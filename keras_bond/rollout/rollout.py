@@ -13,13 +13,7 @@ from keras import ops
 
 from keras_bond._checks import check_at_least
 from keras_bond.ops import completion_mask, draw_tokens, in_chunks, smallest_divisor, token_log_probs
-from keras_bond.rollout.adapters import (
-    differ_in_adapters_alone,
-    join_sides,
-    set_beside,
-    side_by_side,
-    split_sides,
-)
+from keras_bond.rollout.adapters import differ_in_adapters_alone, join_sides, set_beside, side_by_side, split_sides
 from keras_bond.rollout.decoder import LAYERS, decode, new_cache, write_columns
 from keras_bond.rollout.devices import spread_rows
 from keras_bond.rollout.functional import Program, Recorded, using

@@ -74,14 +74,6 @@ def test_the_factors_may_be_finer_than_the_kernel(dtype, to_numpy):
     np.testing.assert_allclose(to_numpy(ops.cast(layer(inputs), "float32")), expected, atol=0.02 * np.abs(expected).max())
 
 
-def test_a_model_quantized_after_its_rollout_was_made_is_sampled_apart():
-    model = tiny.causal_lm(lora=2)
-    rollout = Rollout(model, 8, 4)
-    assert differ_in_adapters_alone(rollout.causal_lm)
-    quantized(model)
-    assert not differ_in_adapters_alone(rollout.causal_lm)
-
-
 def trained_beside_an_adapter(model):
     model.backbone.get_layer("final_normalization").trainable = True
 
@@ -128,18 +120,31 @@ def test_sides_are_split_by_prompt_and_joined_again(to_numpy):
     np.testing.assert_array_equal(to_numpy(join_sides([own, others], [2, 3])), rows)
 
 
+def policy_and_anchor(model, rng):
+    """Sources for three prompts: two samples of `model`, four of one whose trained weights are half a unit away."""
+    policy = weights_of(model)
+    moved = [
+        to + 0.5 * rng.standard_normal(to.shape).astype("float32") for to in map(ops.convert_to_numpy, policy.trainable)
+    ]
+    anchor = Weights([ops.convert_to_tensor(value) for value in moved], policy.frozen)
+    return [(policy, rng.random((3, 2, 6), "float32")), (anchor, rng.random((3, 4, 6), "float32"))]
+
+
+def assert_scored_as_sampled(rollout, sources, prompt, sampled, to_numpy):
+    for (weights, uniforms), completions in zip(sources, sampled, strict=True):
+        ids, mask = (np.repeat(field, uniforms.shape[1], axis=0) for field in prompt)
+        scores, chosen = to_numpy(rollout.score(weights, ids, mask, completions.token_ids)), to_numpy(completions.mask)
+        np.testing.assert_allclose(scores[chosen], to_numpy(completions.log_probs)[chosen], atol=1e-4)
+
+
 @pytest.mark.parametrize("kind", ["gemma", "gemma3"])
 @pytest.mark.parametrize("lora", [2, None])
 def test_sources_sampled_together_are_as_each_alone(kind, lora, monkeypatch, to_numpy):
     """With LoRA in one loop, without it in one each; on every backend with the same uniforms."""
     model = tiny.causal_lm(kind, lora=lora)
     rng = np.random.default_rng(3)
-    policy = weights_of(model)
-    anchor = Weights([ops.add(v, rng.standard_normal(v.shape) * 0.5) for v in policy.trainable], policy.frozen)
-    anchor = Weights([ops.cast(v, "float32") for v in anchor.trainable], anchor.frozen)
     rollout = Rollout(model, 8, 6)
-    prompt = rollout.pad(rollout.encode(PROMPTS))
-    sources = [(policy, rng.random((3, 2, 6), "float32")), (anchor, rng.random((3, 4, 6), "float32"))]
+    prompt, sources = rollout.pad(rollout.encode(PROMPTS)), policy_and_anchor(model, rng)
 
     loops, generate = [], Rollout._generate
     monkeypatch.setattr(Rollout, "_generate", lambda self, sources, *rest: loops.append(1) or generate(self, sources, *rest))
@@ -151,11 +156,18 @@ def test_sources_sampled_together_are_as_each_alone(kind, lora, monkeypatch, to_
         np.testing.assert_array_equal(to_numpy(completions.mask), to_numpy(alone.mask))
         chosen = to_numpy(alone.mask)
         np.testing.assert_allclose(to_numpy(completions.log_probs)[chosen], to_numpy(alone.log_probs)[chosen], atol=1e-4)
-    # and what was sampled is scored alike, by the weights that it came from
-    for (weights, uniforms), completions in zip(sources, together, strict=True):
-        ids, mask = (np.repeat(field, uniforms.shape[1], axis=0) for field in prompt)
-        scores, chosen = to_numpy(rollout.score(weights, ids, mask, completions.token_ids)), to_numpy(completions.mask)
-        np.testing.assert_allclose(scores[chosen], to_numpy(completions.log_probs)[chosen], atol=1e-4)
+    assert_scored_as_sampled(rollout, sources, prompt, together, to_numpy)
+
+
+@pytest.mark.parametrize("change", [quantized, trained_beside_an_adapter], ids=["int8", "a norm"])
+def test_a_model_changed_after_its_rollout_was_made_is_sampled_apart(change, to_numpy):
+    """In one pass the anchor's samples would come from the policy."""
+    model = tiny.causal_lm(lora=2)
+    rollout = Rollout(model, 8, 6)
+    assert differ_in_adapters_alone(model)
+    change(model)
+    prompt, sources = rollout.pad(rollout.encode(PROMPTS)), policy_and_anchor(model, np.random.default_rng(3))
+    assert_scored_as_sampled(rollout, sources, prompt, rollout.sample_each(sources, *prompt), to_numpy)
 
 
 @pytest.mark.skipif(keras.config.backend() != "jax", reason="reads JAX's program")
