@@ -1,4 +1,4 @@
-"""What it buys to keep LoRA beside the weights: one pass for policy and anchor, and an update without kernels' gradients.
+"""What it buys to keep LoRA beside the weights: policy and anchor sampled in one pass; and what it does to the update.
 
     python benchmarks/adapters.py
 
