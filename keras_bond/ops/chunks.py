@@ -16,8 +16,8 @@ def smallest_divisor(number, at_least):
 def in_chunks(function, arrays, count):
     """`function(*arrays)`, `count` parts of the leading axis at a time, with the gradient of the whole.
 
-    Of a part only its inputs are kept for the backward pass, which computes the part anew (`keras.remat`). Rows
-    i, i + count, i + 2 count, ... make part i.
+    Of a part only its inputs are kept for the backward pass, which computes the part anew. Rows i, i + count,
+    i + 2 count, ... make part i. Gradients flow to `arrays` and to variables.
 
     Args:
         function: of arrays with a leading axis to arrays (or a nest of them) with the same leading axis, row by row: a row
@@ -35,8 +35,6 @@ def in_chunks(function, arrays, count):
     """
     if count == 1:
         return function(*arrays)
-    # a new function each time: JAX remembers what it has traced by the function, with the variables' values of then
-    part = keras.remat(lambda *chunks: function(*chunks))
 
     def split(array):
         array = ops.reshape(array, (-1, count, *array.shape[1:]))
@@ -46,10 +44,45 @@ def in_chunks(function, arrays, count):
         array = ops.swapaxes(array, 0, 1)
         return ops.reshape(array, (-1, *array.shape[2:]))
 
-    parts = [split(array) for array in arrays]
-    if keras.config.backend() == "tensorflow":  # whose loops lose the gradients of rematerialised variables
-        results = [part(*(p[i] for p in parts)) for i in range(count)]
-        result = keras.tree.map_structure(lambda *rows: ops.stack(rows), *results)
-    else:
-        result = ops.map(lambda chunks: part(*chunks), parts)
-    return keras.tree.map_structure(join, result)
+    one_by_one = _one_by_one_in_tensorflow if keras.config.backend() == "tensorflow" else _one_by_one
+    return keras.tree.map_structure(join, one_by_one(function, [split(array) for array in arrays]))
+
+
+def _one_by_one(function, parts):
+    # a new function each time: JAX remembers what it has traced by the function, with the variables' values of then
+    part = keras.remat(lambda *chunks: function(*chunks))
+    return ops.map(lambda chunks: part(*chunks), parts)
+
+
+def _one_by_one_in_tensorflow(function, parts):
+    """Its loops lose the gradients of rematerialised variables: so the backward pass is a loop of our own."""
+    import tensorflow as tf
+
+    @tf.custom_gradient
+    def run(*parts):
+        floats = [part for part in parts if part.dtype.is_floating]
+
+        def backward(*upstream, variables=()):
+            def add_part(i, totals):
+                chunks = [part[i] for part in parts]
+                watched = [chunk for chunk in chunks if chunk.dtype.is_floating]
+                with tf.GradientTape() as tape:
+                    tape.watch(watched)
+                    results = keras.tree.flatten(function(*chunks))
+                sources = [*variables, *watched]
+                gradients = tape.gradient(results, sources, [of_result[i] for of_result in upstream], "zero")
+                of_variables, of_chunks = gradients[: len(variables)], gradients[len(variables) :]
+                of_parts = zip(totals[len(variables) :], of_chunks, strict=True)
+                return [
+                    *(total + tf.convert_to_tensor(g) for total, g in zip(totals, of_variables, strict=False)),
+                    *(tf.tensor_scatter_nd_update(total, [[i]], g[None]) for total, g in of_parts),
+                ]
+
+            zeros = [tf.zeros(value.shape, value.dtype) for value in (*variables, *floats)]
+            totals = ops.fori_loop(0, parts[0].shape[0], add_part, zeros)
+            of_floats = iter(totals[len(variables) :])
+            return [next(of_floats) if part.dtype.is_floating else None for part in parts], totals[: len(variables)]
+
+        return ops.map(lambda chunks: function(*chunks), list(parts)), backward
+
+    return run(*parts)

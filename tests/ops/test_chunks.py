@@ -1,5 +1,7 @@
 """A part at a time: the values and gradients of the whole, in a fraction of its memory."""
 
+import re
+
 import keras
 import numpy as np
 import pytest
@@ -42,6 +44,78 @@ def test_it_computes_a_part_at_a_time():
 
     in_chunks(function, [ops.zeros((12, 2))], 4)
     assert set(rows) == {3}
+
+
+@pytest.mark.parametrize("count", [2, 6])
+def test_variables_have_their_gradients(count):
+    variable = keras.Variable(np.random.default_rng(2).standard_normal((3, 5)).astype("float32"))
+    x = np.random.default_rng(3).standard_normal((6, 3)).astype("float32")
+    rows = ops.arange(6)  # whole numbers, which have no gradient
+
+    def function(x, rows):
+        return ops.sin(ops.matmul(x, variable)) * ops.cast(ops.expand_dims(rows, 1), "float32")
+
+    def loss(value):
+        return ops.sum(in_chunks(function, [value, rows], count))
+
+    expected = x.T @ (np.cos(x @ ops.convert_to_numpy(variable)) * np.arange(6)[:, None])
+    slope = ops.convert_to_numpy(gradient_of_variable(loss, x, variable))
+    np.testing.assert_allclose(slope, expected, rtol=1e-5, atol=1e-5)
+
+
+def gradient_of_variable(loss, x, variable):
+    x = ops.convert_to_tensor(x)
+    if keras.config.backend() == "jax":
+        import jax
+
+        def stateless(value):
+            with keras.StatelessScope(state_mapping=[(variable, value)]):
+                return loss(x)
+
+        return jax.grad(stateless)(variable.value)
+    if keras.config.backend() == "tensorflow":
+        import tensorflow as tf
+
+        with tf.GradientTape() as tape:
+            result = loss(x)
+        return tape.gradient(result, variable.value)
+    loss(x).backward()
+    return variable.value.grad
+
+
+@pytest.mark.skipif(keras.config.backend() == "torch", reason="reads XLA's program")
+def test_no_array_of_the_program_has_all_rows_of_what_a_part_computes():
+    width, rows = 37, 24
+    kernel = np.random.default_rng(4).standard_normal((3, width)).astype("float32")
+
+    def function(x, ids):
+        return ops.sum(ops.sin(ops.matmul(x, kernel)), axis=1)
+
+    def wide(count):
+        """The shapes of all arrays with what `function` computes on its way."""
+
+        def slope(value):
+            return gradient(lambda x: ops.sum(in_chunks(function, [x, ops.arange(rows)], count) ** 2), value)
+
+        text = xla_program(slope, ops.ones((rows, 3)))
+        shapes = [tuple(map(int, dimensions.split(","))) for dimensions in re.findall(r"f32\[([\d,]+)\]", text)]
+        return [shape for shape in shapes if width in shape and 3 not in shape]
+
+    assert (rows, width) in wide(1)
+    assert {max(np.prod(shape) for shape in wide(count)) // width for count in (6, 12)} == {4, 2}
+    assert len(wide(6)) == len(wide(12))  # a loop: its parts are computed one after another
+
+
+def xla_program(function, value):
+    """The optimised program, as text."""
+    if keras.config.backend() == "jax":
+        import jax
+
+        return jax.jit(function).lower(value).compile().as_text()
+    import tensorflow as tf
+
+    compiled = tf.function(function, jit_compile=True)
+    return compiled.experimental_get_compiler_ir(value)(stage="optimized_hlo")
 
 
 def test_the_kl_of_a_token_sums_to_that_of_the_sequence():
