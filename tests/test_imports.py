@@ -10,6 +10,7 @@ PACKAGE = pathlib.Path(__file__).parents[1] / "keras_bond"
 LEVELS = {
     "_checks": -1,
     "ops": 0,
+    "optimizers": 0,
     "presets": 0,
     "schedules": 0,
     "anchors": 1,
