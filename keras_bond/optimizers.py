@@ -40,7 +40,7 @@ class RowwiseSGD(keras.optimizers.SGD):
     [-0.751, -0.1, 0.0]
 
     Source: ours; learning rates by a token's frequency: Li et al., "Frequency-aware SGD for Efficient Embedding Learning
-    with Provable Benefits" (arXiv 2110.04844), which divides by the frequency's square root.
+    with Provable Benefits" (arXiv 2110.04844).
     """
 
     def __init__(self, learning_rate=0.01, momentum=0.0, damping=1.0, horizon=100, name="rowwise_sgd", **kwargs):
