@@ -7,7 +7,8 @@ Contestants: this package on JAX, TensorFlow and Torch; KerasHub's `generate()` 
 hand in transformers and Torch; TRL's GRPO. The last two need an environment of their own (`pip install trl`), whose
 interpreter `--peers` names; without it they are left out. All in float32, on the same prompts, with the same number of
 sampled completions of the same length: nothing stops early. The bundled model has 64 prompts of 8 tokens a step, each with 5
-completions of 20 tokens; the others, of random weights, 16 prompts of 32 tokens, each with 3 completions of 32 tokens.
+completions of 20 tokens; the others, of random weights, 16 prompts of 32 tokens, each with 3 completions of 32 tokens. Where
+there is a GPU, all are on it, with products in TF32, as JAX has them by default. Backends not installed are left out.
 
 Each contestant is a process; they take turns, round by round, and sleep in between. The table gives medians over rounds of
 the medians over a turn's steps; the ratio to the first contestant is taken within each round. `work` is the least that the
@@ -15,6 +16,7 @@ matrix products of a step take. Writes `step-MODEL.json` beside this file.
 """
 
 import argparse
+import importlib.util
 import json
 import os
 import pathlib
@@ -27,14 +29,30 @@ from turns import Contestant, medians
 
 PARTS = ("sampling", "scoring", "update", "total")
 HERE = pathlib.Path(__file__).parent
+NAMES = {"jax": "JAX", "tensorflow": "TensorFlow", "torch": "Torch"}
+SHARED_GPU = {
+    "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
+    "TF_FORCE_GPU_ALLOW_GROWTH": "true",
+    "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE": "1",
+}
+"""A process holds the memory that it needs, not the whole GPU's; products of float32 are of one kind."""
 _SMALL = {"vocabulary_size": 4096, "num_layers": 4, "num_query_heads": 4, "num_key_value_heads": 1}
 _LARGE = {"vocabulary_size": 32000, "num_layers": 8, "num_query_heads": 8, "num_key_value_heads": 1}
 MODELS = {
     "bundled": None,
     "1.5M": _SMALL | {"hidden_dim": 128, "intermediate_dim": 1024, "head_dim": 32},
     "46M": _LARGE | {"hidden_dim": 512, "intermediate_dim": 4096, "head_dim": 64},
+    "350M": {
+        "vocabulary_size": 256000,
+        "num_layers": 18,
+        "num_query_heads": 3,
+        "num_key_value_heads": 1,
+        "hidden_dim": 768,
+        "intermediate_dim": 6144,
+        "head_dim": 256,
+    },
 }
-"""The bundled model, and two with random weights; `intermediate_dim` is KerasHub's, twice the width of the layer."""
+"""The bundled model, and three with random weights; `intermediate_dim` is KerasHub's, twice the width of the layer."""
 
 
 def bundled():
@@ -64,7 +82,7 @@ def prepare(folder, model, batch_size):
 
     Returns the file, its contents, and the configuration of the model's backbone.
     """
-    os.environ["KERAS_BACKEND"] = "jax"
+    os.environ |= SHARED_GPU | {"KERAS_BACKEND": "jax"}
     from keras_bond import presets
     from keras_bond.experiments.align import PRESET, SIZES
     from keras_bond.experiments.demo import OPTIMIZER, SETTINGS
@@ -136,7 +154,7 @@ def step_flops(backbone, work, scored, updated):
 def contestants(batch_size, n, peers):
     """name: (command without the work, environment, rows that are scored, rows that are trained on)."""
     table, everything = {}, batch_size * (1 + n)
-    names = {"jax": "JAX", "tensorflow": "TensorFlow", "torch": "Torch"}
+    names = {backend: name for backend, name in NAMES.items() if importlib.util.find_spec(backend)}
     for backend, name in names.items():
         command = [sys.executable, HERE / "step_keras.py", "ours"]
         table[f"keras_bond, {name}"] = (command, {"KERAS_BACKEND": backend}, 2 * batch_size, 2 * batch_size)
@@ -227,7 +245,9 @@ def main():
     result = {**provenance(), "rounds": arguments.rounds, "steps_a_turn": arguments.steps, **sizes, "contestants": results}
     if arguments.peers:
         result["command"] = result["command"].replace(arguments.peers, "PYTHON")
-    (HERE / f"step-{arguments.model}.json").write_text(json.dumps(result, indent=2) + "\n")
+    gpus = {about["gpu"] for about, _ in measured.values() if about.get("gpu")}
+    name = "-".join(["step", arguments.model, *(gpu.removeprefix("1 x ").replace(" ", "-") for gpu in sorted(gpus))])
+    (HERE / f"{name}.json").write_text(json.dumps(result, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from keras import ops
 from turns import serve
 
 from keras_bond import JBOND
-from keras_bond.experiments.provenance import versions
+from keras_bond.experiments.provenance import device, host, versions
 from keras_bond.schedules import LinearWarmup
 
 
@@ -168,4 +168,5 @@ if __name__ == "__main__":
     parser.add_argument("contestant", choices=CONTESTANTS)
     parser.add_argument("work", type=pathlib.Path, help="JSON, of `step.py`")
     arguments = parser.parse_args()
-    serve(versions(), CONTESTANTS[arguments.contestant](json.loads(arguments.work.read_text())))
+    about = {**versions(), "gpu": device() if device() != host() else None}
+    serve(about, CONTESTANTS[arguments.contestant](json.loads(arguments.work.read_text())))

@@ -18,9 +18,18 @@ import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers
 from turns import Channel, serve
 
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
 
 def load(work):
-    return transformers.AutoModelForCausalLM.from_pretrained(work["exported"], dtype=torch.float32)
+    return transformers.AutoModelForCausalLM.from_pretrained(work["exported"], dtype=torch.float32).to(DEVICE)
+
+
+def now():
+    """Seconds, when all that was asked of the device is done."""
+    if DEVICE == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter()
 
 
 def tokenizer(vocabulary_size, stop=None):
@@ -59,20 +68,20 @@ def by_hand(work):
         return model.generate(prompt_ids, attention_mask=torch.ones_like(prompt_ids))
 
     def step():
-        prompt_ids = torch.tensor(random.sample(work["token_ids"], work["batch_size"]))
+        prompt_ids = torch.tensor(random.sample(work["token_ids"], work["batch_size"]), device=DEVICE)
         rows = len(prompt_ids)
-        times = [time.perf_counter()]
+        times = [now()]
         with torch.no_grad():
             samples = generate(policy, prompt_ids)
             anchor_samples = generate(anchor, prompt_ids.repeat_interleave(n, 0))
-            times.append(time.perf_counter())
+            times.append(now())
             anchor_log_prob, _ = log_prob(anchor, samples), log_prob(reference, samples)
             texts = words.batch_decode(torch.cat([samples, anchor_samples])[:, -length:])
-            rewards, anchor_rewards = torch.tensor(reward(texts)).split([rows, rows * n])
+            rewards, anchor_rewards = torch.tensor(reward(texts), device=DEVICE).split([rows, rows * n])
             anchor_rewards = anchor_rewards.view(rows, n)
-            best = anchor_samples[n * torch.arange(rows) + anchor_rewards.argmax(1)]
+            best = anchor_samples[n * torch.arange(rows, device=DEVICE) + anchor_rewards.argmax(1)]
             penalty = torch.where(rewards < anchor_rewards.amin(1), -(2**n) * math.log(2), 0.0)
-        times.append(time.perf_counter())
+        times.append(now())
         log_probs, best_log_probs = log_prob(policy, torch.cat([samples, best])).split(rows)
         returns = penalty - (log_probs.detach() - anchor_log_prob) / (n - 1)
         advantage = returns - (returns.sum() - returns) / (rows - 1)
@@ -83,7 +92,7 @@ def by_hand(work):
         optimizer.step()
         with torch.no_grad():
             torch._foreach_lerp_(list(anchor.parameters()), list(policy.parameters()), eta)
-        times.append(time.perf_counter())
+        times.append(now())
         parts = (b - a for a, b in itertools.pairwise(times))
         return dict(zip(("sampling", "scoring", "update"), parts, strict=True), total=times[-1] - times[0])
 
@@ -98,19 +107,19 @@ class Turns(transformers.TrainerCallback):
         self.begin()
 
     def begin(self):
-        self.seconds, self.started = {"sampling": 0.0, "collect": 0.0}, time.perf_counter()
+        self.seconds, self.started = {"sampling": 0.0, "collect": 0.0}, now()
 
     def timed(self, part, function):
         def timed(*arguments, **named):
-            started = time.perf_counter()
+            started = now()
             result = function(*arguments, **named)
-            self.seconds[part] += time.perf_counter() - started
+            self.seconds[part] += now() - started
             return result
 
         return timed
 
     def on_step_end(self, args, state, control, **others):
-        total = time.perf_counter() - self.started
+        total = now() - self.started
         sampling, collect = self.seconds["sampling"], self.seconds["collect"]
         parts = {"sampling": sampling, "scoring": collect - sampling, "update": total - collect, "total": total}
         self.steps.append(parts)
@@ -150,7 +159,7 @@ def grpo(work, about):
         warmup_steps=work["warmup_steps"],
         gradient_checkpointing=False,
         bf16=False,
-        use_cpu=True,
+        use_cpu=DEVICE == "cpu",
         logging_steps=10**9,
         save_strategy="no",
         report_to="none",
@@ -177,6 +186,7 @@ if __name__ == "__main__":
     arguments = parser.parse_args()
     work = json.loads(arguments.work.read_text())
     about = {name: importlib.metadata.version(name) for name in ("torch", "transformers", "accelerate", "trl")}
+    about["gpu"] = f"1 x {torch.cuda.get_device_name()}" if DEVICE == "cuda" else None
     if arguments.contestant == "by hand":
         serve(about, by_hand(work))
     else:
