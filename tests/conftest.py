@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import sys
 import tempfile
 
 import keras
@@ -23,6 +24,29 @@ def pytest_sessionstart(session):
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
     return (yield)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _tensors_as_on_a_gpu():
+    """NumPy cannot read a Torch tensor of a GPU: from here and from our code it can read none, but through Keras."""
+    if keras.config.backend() != "torch":
+        yield
+        return
+    import torch
+
+    def as_on_a_gpu(function):
+        def guarded(*arguments, **named):
+            module = sys._getframe(1).f_globals["__name__"]
+            if module.startswith(("keras_bond.", "numpy.", "test_")):
+                raise TypeError(f"on a GPU, `keras.ops.convert_to_numpy` reads a tensor, and NumPy does not: in {module}")
+            return function(*arguments, **named)
+
+        return guarded
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("__array__", "numpy"):
+            patch.setattr(torch.Tensor, name, as_on_a_gpu(getattr(torch.Tensor, name)))
+        yield
 
 
 @pytest.fixture

@@ -106,5 +106,5 @@ def _completions(trajectory):
 
 def _inputs(prompt_ids, prompt_mask, completion_ids, completion_mask):
     fields = ((prompt_ids, completion_ids), (prompt_mask, completion_mask))
-    token_ids, mask = (np.concatenate([np.asarray(f, "int32") for f in field], axis=1) for field in fields)
-    return {"token_ids": token_ids, "mask": mask}
+    token_ids, mask = (np.concatenate([ops.convert_to_numpy(f) for f in field], axis=1) for field in fields)
+    return {"token_ids": token_ids.astype("int32"), "mask": mask.astype("int32")}
