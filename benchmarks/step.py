@@ -185,9 +185,10 @@ def measure(entries, work_file, rounds, steps):
             print(f"{name} is ready.", file=sys.stderr, flush=True)
         turns = {name: [] for name in entries}
         for i in range(rounds):
-            print(f"Round {i + 1} of {rounds} ...", file=sys.stderr, flush=True)
             for name, contestant in running.items():
                 turns[name].append(medians(contestant.turn(steps)))
+                said = f"Round {i + 1} of {rounds}: {turns[name][-1]['total']:.3f} s a step, {name}"
+                print(said, file=sys.stderr, flush=True)
     finally:
         for contestant in running.values():
             contestant.close()
