@@ -6,10 +6,11 @@ Every run ends at 40,000 sampled completions and is evaluated on held-out prompt
 of its first evaluation at or above 0.70; the table gives their mean and 95 % interval (Student's t) over the seeds that
 came there. TRL's GRPO trains the exported model in the environment whose interpreter `--peers` names; without it, it is
 left out. Its models are evaluated here, as ours are. Finished runs, in the output folder, are re-used. Writes
-`sample_efficiency.json` beside this file.
+`sample_efficiency.json` beside this file; runs of other estimators or seeds that it has already are kept.
 """
 
 import argparse
+import functools
 import json
 import os
 import pathlib
@@ -17,19 +18,36 @@ import subprocess
 
 from common import export_for_trl, interval, print_table, provenance, run_cells
 
+RECORD = pathlib.Path(__file__).with_suffix(".json")
 WIN_RATE = 0.70
 FIGURES = ("win_rate", "kl", "frontier_efficiency", "kl_efficiency")
 COLUMNS = ("completions", "seconds", *FIGURES)
 
 
-def estimators():
-    """name: (trainer class, prompts an update, learning rate, settings)."""
-    from keras_bond import JBOND, Reinforce
+def of_the_embedding(algorithm):
+    """`algorithm`, with the policy's token embedding alone to train."""
 
+    def make(policy, reward, **settings):
+        for layer in policy.backbone.layers:
+            layer.trainable = layer is policy.backbone.token_embedding
+        return algorithm(policy, reward, **settings)
+
+    return make
+
+
+def estimators():
+    """name: (what makes the trainer, prompts an update, the optimizer's settings, the trainer's)."""
+    from keras_bond import JBOND, Reinforce
+    from keras_bond.optimizers import RowwiseSGD
+
+    all_of_8 = {"n": 2, "beta": 0.1, "eta": 0.035, "num_anchor_samples": 8}
+    best_of_4 = {"n": 4, "beta": 0.05, "eta": 0.02, "variance_reduction": False}
+    rowwise = {"learning_rate": 0.024, "optimizer": functools.partial(RowwiseSGD, damping=2.0)}
     return {
-        "J-BOND, the best of 4 alone": (JBOND, 64, 3e-4, {"n": 4, "beta": 0.05, "eta": 0.02, "variance_reduction": False}),
-        "J-BOND, n = 2, all of 8 samples": (JBOND, 36, 1.8e-3, {"n": 2, "beta": 0.1, "eta": 0.035, "num_anchor_samples": 8}),
-        "REINFORCE, beta_RL 0.1": (Reinforce, 64, 3e-4, {"beta_rl": 0.1}),
+        "J-BOND, all of 8, embedding alone, row by row": (of_the_embedding(JBOND), 36, rowwise, all_of_8),
+        "J-BOND, n = 2, all of 8 samples": (JBOND, 36, {"learning_rate": 1.8e-3}, all_of_8),
+        "J-BOND, the best of 4 alone": (JBOND, 64, {"learning_rate": 3e-4}, best_of_4),
+        "REINFORCE, beta_RL 0.1": (Reinforce, 64, {"learning_rate": 3e-4}, {"beta_rl": 0.1}),
     }
 
 
@@ -45,16 +63,20 @@ def point(step, completions, seconds, evaluation):
 
 
 def write_summary(folder, **summary):
+    origin = {key: value for key, value in provenance().items() if key != "command"}
+    summary = {**origin, **summary}
     (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
 
 
 def cell(name, seed, completions, prompts, evaluations, folder):
     """One run; writes `summary.json` to `folder`."""
+    import keras
+
     from keras_bond import presets
     from keras_bond.experiments.align import PRESET, align, bundled_trainer
 
-    algorithm, batch_size, learning_rate, settings = estimators()[name]
-    trainer = bundled_trainer(algorithm, seed, learning_rate, **settings)
+    algorithm, batch_size, optimizer, settings = estimators()[name]
+    trainer = bundled_trainer(algorithm, seed, **optimizer, **settings)
     a_step = batch_size * (trainer.num_samples + trainer.num_anchor_samples)
     steps = completions // a_step
     folder.mkdir(parents=True, exist_ok=True)
@@ -73,7 +95,9 @@ def cell(name, seed, completions, prompts, evaluations, folder):
         point(step, step * a_step, run.rows[step - 1]["seconds"] if step else 0.0, evaluation)
         for step, evaluation in run.path
     ]
-    about = {"estimator": name, "seed": seed, "batch_size": batch_size, "learning_rate": learning_rate}
+    about = {"estimator": name, "seed": seed, "most_completions": completions, "prompts": prompts}
+    made = keras.optimizers.serialize(trainer.optimizer)
+    settings = {"batch_size": batch_size, "learning_rate": optimizer["learning_rate"], "optimizer": made, **settings}
     write_summary(folder, **about, **settings, path=path)
 
 
@@ -120,7 +144,21 @@ def trl_cell(peers, seed, completions, prompts, evaluations, folder):
         trained = keras_hub.models.GemmaBackbone.from_preset(str(folder / f"step-{reached['step']}"), dtype="float32")
         policy.backbone.set_weights(trained.get_weights())
         path.append(point(reached["step"], reached["step"] * a_step, reached["seconds"], evaluator()))
-    write_summary(folder, estimator=TRL, seed=seed, **GRPO, path=path)
+    about = {"estimator": TRL, "seed": seed, "most_completions": completions, "prompts": prompts}
+    write_summary(folder, **about, **GRPO, path=path)
+
+
+def with_recorded(runs):
+    """`runs`, and those of other estimators or seeds that the record has, of as many completions and prompts."""
+
+    def key(run):
+        return run["estimator"], run["seed"]
+
+    made = {key(run) for run in runs}
+    recorded = json.loads(RECORD.read_text())["runs"] if RECORD.exists() else []
+    sizes = {(run["most_completions"], run["prompts"]) for run in runs}
+    kept = [run for run in recorded if key(run) not in made and (run["most_completions"], run["prompts"]) in sizes]
+    return sorted([*kept, *runs], key=key)
 
 
 def main():
@@ -147,9 +185,9 @@ def main():
             return trl_cell(arguments.peers, int(seed), *sizes, folder(name, seed))
         return cell(name, int(seed), *sizes, folder(name, seed))
     names = arguments.only or [*estimators(), *([TRL] if arguments.peers else [])]
-    runs = run_cells(names, arguments.seeds, folder)
+    runs = with_recorded(run_cells(names, arguments.seeds, folder))
     rows = []
-    for name in names:
+    for name in dict.fromkeys(run["estimator"] for run in runs):
         paths = [run["path"] for run in runs if run["estimator"] == name]
         firsts = [next((at for at in path if at["win_rate"] >= WIN_RATE), None) for path in paths]
         reached = [at for at in firsts if at]
@@ -160,7 +198,7 @@ def main():
     result = {**provenance(), "runs": runs}
     if arguments.peers:
         result["command"] = result["command"].replace(arguments.peers, "PYTHON")
-    pathlib.Path(__file__).with_name("sample_efficiency.json").write_text(json.dumps(result, indent=2) + "\n")
+    RECORD.write_text(json.dumps(result, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -28,20 +28,30 @@ class Run(NamedTuple):
     """(step, `Evaluation`) along the run, held out; the last one is the result."""
 
 
-def bundled_trainer(algorithm, seed=0, learning_rate=3e-4, momentum=0.9, clip_norm=20.0, warmup_steps=10, **settings):
+def bundled_trainer(
+    algorithm,
+    seed=0,
+    learning_rate=3e-4,
+    momentum=0.9,
+    clip_norm=20.0,
+    warmup_steps=10,
+    optimizer=keras.optimizers.SGD,
+    **settings,
+):
     """A compiled trainer of the bundled model with the VADER reward, under SGD with momentum, warm-up and clipping.
 
     Args:
-        algorithm: a trainer class, such as `keras_bond.JBOND`.
+        algorithm: a trainer class, such as `keras_bond.JBOND`, or another function of policy, reward and settings.
         seed: of everything random.
         learning_rate, momentum, clip_norm, warmup_steps: of the optimizer.
+        optimizer: function that makes one of a learning rate, `momentum` and `global_clipnorm`.
         **settings: of the algorithm.
     """
     keras.utils.set_random_seed(seed)
     policy: Any = keras_hub.models.CausalLM.from_preset(presets.path(PRESET))
     trainer = algorithm(policy, VaderSentiment(), seed=seed, **{**SIZES, **settings})
     schedule = LinearWarmup(learning_rate, warmup_steps)
-    trainer.compile(keras.optimizers.SGD(schedule, momentum=momentum, global_clipnorm=clip_norm))
+    trainer.compile(optimizer(schedule, momentum=momentum, global_clipnorm=clip_norm))
     return trainer
 
 
