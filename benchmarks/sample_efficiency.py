@@ -62,9 +62,10 @@ def point(step, completions, seconds, evaluation):
     return {"step": step, "completions": completions, "seconds": seconds, **figures}
 
 
-def write_summary(folder, **summary):
+def write_summary(folder, name, seed, completions, prompts, **settings_and_path):
+    about = {"estimator": name, "seed": seed, "most_completions": completions, "prompts": prompts}
     origin = {key: value for key, value in provenance().items() if key != "command"}
-    summary = {**origin, **summary}
+    summary = {**origin, **about, **settings_and_path}
     (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
 
 
@@ -95,10 +96,8 @@ def cell(name, seed, completions, prompts, evaluations, folder):
         point(step, step * a_step, run.rows[step - 1]["seconds"] if step else 0.0, evaluation)
         for step, evaluation in run.path
     ]
-    about = {"estimator": name, "seed": seed, "most_completions": completions, "prompts": prompts}
-    made = keras.optimizers.serialize(trainer.optimizer)
-    settings = {"batch_size": batch_size, "learning_rate": optimizer["learning_rate"], "optimizer": made, **settings}
-    write_summary(folder, **about, **settings, path=path)
+    settings = {"batch_size": batch_size, "optimizer": keras.optimizers.serialize(trainer.optimizer), **settings}
+    write_summary(folder, name, seed, completions, prompts, **settings, path=path)
 
 
 def trl_cell(peers, seed, completions, prompts, evaluations, folder):
@@ -144,8 +143,7 @@ def trl_cell(peers, seed, completions, prompts, evaluations, folder):
         trained = keras_hub.models.GemmaBackbone.from_preset(str(folder / f"step-{reached['step']}"), dtype="float32")
         policy.backbone.set_weights(trained.get_weights())
         path.append(point(reached["step"], reached["step"] * a_step, reached["seconds"], evaluator()))
-    about = {"estimator": TRL, "seed": seed, "most_completions": completions, "prompts": prompts}
-    write_summary(folder, **about, **GRPO, path=path)
+    write_summary(folder, TRL, seed, completions, prompts, **GRPO, path=path)
 
 
 def with_recorded(runs):

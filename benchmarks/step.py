@@ -12,7 +12,7 @@ there is a GPU, all are on it, with products in TF32, as JAX has them by default
 
 Each contestant is a process; they take turns, round by round, and sleep in between. The table gives medians over rounds of
 the medians over a turn's steps; the ratio to the first contestant is taken within each round. `work` is the least that the
-matrix products of a step take. Writes `step-MODEL.json` beside this file.
+matrix products of a step take. Writes `step-MODEL.json` beside this file, on a GPU `step-MODEL-CARD.json`.
 """
 
 import argparse
