@@ -15,26 +15,27 @@ import numpy as np
 from keras import ops
 
 from keras_bond.rollout.functional import using
+from keras_bond.rollout.products import product
 
 _SIDES: contextvars.ContextVar[Any] = contextvars.ContextVar("_SIDES", default=None)
 """(scopes, own) within `side_by_side`: row i takes A and B from the scope s where own[i, s] is 1; the others are 0."""
 
 
-def set_beside(model):
-    """Let the LoRA layers of `model` compute beside their kernels, from now on.
+def set_products(model):
+    """Let the dense layers of `model` compute by `product`, and LoRA beside their kernels, from now on.
 
     Layers that are more than a product (an activation, a quantized kernel, a subclass) keep Keras' way, and so do those that
     compute anew for the backward pass by themselves (`keras.RematScope`).
     """
     for layer in model._flatten_layers():
-        if _is_product_with_adapter(layer):
+        if _is_product(layer):
             layer.call = types.MethodType(_product_and_adapter, layer)
 
 
 def differ_in_adapters_alone(model):
     """Whether models with other values of what is trained in `model` share every product x W: `side_by_side` runs them."""
-    layers = [layer for layer in model._flatten_layers() if "call" in vars(layer) and _is_product_with_adapter(layer)]
-    factors = {id(factor) for layer in layers for factor in (layer.lora_kernel_a, layer.lora_kernel_b)}
+    layers = [layer for layer in model._flatten_layers() if "call" in vars(layer) and _is_product(layer)]
+    factors = {id(factor) for layer in layers if layer.lora_enabled for factor in (layer.lora_kernel_a, layer.lora_kernel_b)}
     return bool(factors) and factors == {id(v) for v in model.trainable_variables}
 
 
@@ -75,8 +76,8 @@ def join_sides(sides, counts):
     return ops.reshape(ops.concatenate(of_prompts, axis=1), (prompts * sum(counts), *shape))
 
 
-def _is_product_with_adapter(layer):
-    if type(layer) not in (keras.layers.Dense, keras.layers.EinsumDense) or not layer.lora_enabled:
+def _is_product(layer):
+    if type(layer) not in (keras.layers.Dense, keras.layers.EinsumDense):
         return False
     last_stays = type(layer) is keras.layers.Dense or _last_axis_stays(layer.equation)
     plain = layer.quantization_mode is None and layer._remat_mode is None
@@ -92,7 +93,9 @@ def _last_axis_stays(equation):
 
 def _product_and_adapter(layer, inputs, training=None):
     """What stands in for `call`: inputs W + (alpha / rank) (inputs A) B + bias; the factors may be finer than the kernel."""
-    output = ops.cast(ops.add(_product(layer, inputs, layer._kernel), _adapter(layer, inputs)), layer.compute_dtype)
+    output = _product(layer, inputs, layer._kernel)
+    if layer.lora_enabled:
+        output = ops.cast(ops.add(output, _adapter(layer, inputs)), layer.compute_dtype)
     return output if layer.bias is None else ops.add(output, layer.bias)
 
 
@@ -114,4 +117,4 @@ def _adapter(layer, inputs):
 def _product(layer, inputs, kernel):
     if type(layer) is keras.layers.Dense:
         return ops.matmul(inputs, kernel)
-    return ops.einsum(layer.equation, inputs, kernel)
+    return product(layer.equation, inputs, kernel)

@@ -13,7 +13,7 @@ from keras import ops
 
 from keras_bond._checks import check_at_least
 from keras_bond.ops import completion_mask, draw_tokens, in_chunks, smallest_divisor, token_log_probs
-from keras_bond.rollout.adapters import differ_in_adapters_alone, join_sides, set_beside, side_by_side, split_sides
+from keras_bond.rollout.adapters import differ_in_adapters_alone, join_sides, set_products, side_by_side, split_sides
 from keras_bond.rollout.decoder import LAYERS, decode, new_cache, write_columns
 from keras_bond.rollout.devices import spread_rows
 from keras_bond.rollout.functional import Program, Recorded, using
@@ -84,7 +84,7 @@ class Rollout:
         self.max_completion_length = max_completion_length
         self.temperature = temperature
         self.stop_token_ids = self._stop_token_ids(stop_token_ids)
-        set_beside(causal_lm)
+        set_products(causal_lm)
         self._draw = draw
         self._vocabulary_size = causal_lm.backbone.token_embedding.input_dim
         self._sample = Program(self._sample_function)

@@ -7,7 +7,7 @@ import tiny
 from keras import ops
 
 from keras_bond.rollout import Rollout, Weights, weights_of
-from keras_bond.rollout.adapters import differ_in_adapters_alone, join_sides, set_beside, split_sides
+from keras_bond.rollout.adapters import differ_in_adapters_alone, join_sides, set_products, split_sides
 
 PROMPTS = ["ab", "c", "abcab"]
 
@@ -36,7 +36,7 @@ def test_beside_its_kernel_an_adapter_is_what_keras_adds(layer, to_numpy):
     layer = with_adapter(layer, shape)
     inputs = np.random.default_rng(1).standard_normal(shape, "float32")
     expected = to_numpy(layer(inputs))
-    set_beside(keras.Sequential([layer]))
+    set_products(keras.Sequential([layer]))
     assert "call" in vars(layer)
     np.testing.assert_allclose(to_numpy(layer(inputs)), expected, rtol=1e-5, atol=1e-5)
 
@@ -49,7 +49,7 @@ def test_what_a_bfloat16_sum_would_round_away_is_kept(to_numpy):
     layer.lora_kernel_b.assign([[2.0**-10], [0.0]])
     inputs = ops.convert_to_tensor([[1.0, -1.0]], "bfloat16")
     assert to_numpy(ops.cast(layer(inputs), "float32")) == 0.0
-    set_beside(keras.Sequential([layer]))
+    set_products(keras.Sequential([layer]))
     assert ops.dtype(layer(inputs)) == "bfloat16"
     assert to_numpy(ops.cast(layer(inputs), "float32")) == 2.0**-10
 
@@ -59,7 +59,7 @@ def test_a_model_with_adapters_beside_is_the_one_with_the_sums(kind, to_numpy):
     model = tiny.causal_lm(kind, lora=2)
     inputs = {"token_ids": np.array([[2, 4, 5, 6]]), "padding_mask": np.ones((1, 4))}
     expected = to_numpy(model(inputs))
-    set_beside(model)
+    set_products(model)
     assert differ_in_adapters_alone(model)
     np.testing.assert_allclose(to_numpy(model(inputs)), expected, rtol=1e-4, atol=1e-5)
 
@@ -69,7 +69,7 @@ def test_the_factors_may_be_finer_than_the_kernel(dtype, to_numpy):
     layer = with_adapter(keras.layers.EinsumDense("btd,ndh->btnh", (None, 3, 4), dtype=dtype), (2, 3, 5))
     inputs = np.random.default_rng(1).standard_normal((2, 3, 5), "float32")
     expected = to_numpy(ops.cast(layer(inputs), "float32"))
-    set_beside(keras.Sequential([layer]))
+    set_products(keras.Sequential([layer]))
     assert ops.dtype(layer(inputs)) == "bfloat16"
     np.testing.assert_allclose(to_numpy(ops.cast(layer(inputs), "float32")), expected, atol=0.02 * np.abs(expected).max())
 
@@ -96,7 +96,7 @@ def test_only_models_that_differ_in_adapters_beside_share_a_pass(lora, change):
     model = tiny.causal_lm(lora=lora)
     if change:
         change(model)
-    set_beside(model)
+    set_products(model)
     assert not differ_in_adapters_alone(model)
 
 
@@ -108,7 +108,7 @@ def test_what_is_more_than_a_product_stays_with_keras():
     ]
     with keras.RematScope("full"):  # JAX would remember the weights of the first call
         layers.append(with_adapter(keras.layers.Dense(5), (1, 5)))
-    set_beside(keras.Sequential(layers))
+    set_products(keras.Sequential(layers))
     assert not any("call" in vars(layer) for layer in layers)
 
 
