@@ -79,16 +79,18 @@ def join_sides(sides, counts):
 def _is_product(layer):
     if type(layer) not in (keras.layers.Dense, keras.layers.EinsumDense):
         return False
-    last_stays = type(layer) is keras.layers.Dense or _last_axis_stays(layer.equation)
-    plain = layer.quantization_mode is None and layer._remat_mode is None
-    return last_stays and plain and layer.activation in (None, keras.activations.linear)
+    plain_product = type(layer) is keras.layers.Dense or _is_plain(layer.equation)
+    as_built = layer.quantization_mode is None and layer._remat_mode is None
+    return plain_product and as_built and layer.activation in (None, keras.activations.linear)
 
 
-def _last_axis_stays(equation):
-    """Whether the kernel's last axis, which B makes, is the last of the output and no input's: "btd,ndh->btnh"."""
+def _is_plain(equation):
+    """Whether the kernel's last axis, which B makes, is the last of the output and no input's: "btd,ndh->btnh"; and whether
+    every axis has a name and is in two of the three, as `product` wants it."""
     operands, output = equation.split("->")
     inputs, kernel = operands.split(",")
-    return kernel[-1] == output[-1] and kernel[-1] not in inputs
+    in_two = set(inputs) <= set(kernel + output) and set(kernel) <= set(inputs + output)
+    return kernel[-1] == output[-1] and kernel[-1] not in inputs and in_two and "." not in equation
 
 
 def _product_and_adapter(layer, inputs, training=None):

@@ -105,6 +105,7 @@ def test_what_is_more_than_a_product_stays_with_keras():
         with_adapter(keras.layers.Dense(5, activation="relu"), (1, 5)),
         with_adapter(keras.layers.EinsumDense("btd,hd->bth", (None, 5)), (1, 2, 5)),
         with_adapter(keras.layers.EinsumDense("btd,d->btd", (None, 5)), (1, 2, 5)),
+        with_adapter(keras.layers.EinsumDense("...d,df->...f", 5), (1, 2, 5)),
     ]
     with keras.RematScope("full"):  # JAX would remember the weights of the first call
         layers.append(with_adapter(keras.layers.Dense(5), (1, 5)))
