@@ -10,7 +10,8 @@ def product(equation, inputs, kernel):
         y = x W,   dL/dx = (dL/dy) W^T,   dL/dW = x^T (dL/dy)
 
     JAX itself has the last one as ((dL/dy)^T x)^T. On a CPU, XLA then writes dL/dy transposed, and with it all that makes
-    dL/dy of other arrays, an element at a time: a fifth of an update. The sums are the same.
+    dL/dy of other arrays, an element at a time: a fifth of an update. The sums are the same. There is no forward-mode
+    derivative (`jax.jvp`), as of any function with a gradient of its own.
 
     Args:
         equation: of two operands, without an ellipsis; every index is in two of inputs, kernel and output, or in all.
