@@ -19,7 +19,7 @@ os.environ["KERAS_BACKEND"] = "jax"
 import jax
 import keras
 import numpy as np
-from common import print_table, provenance
+from common import print_table, provenance, use_keras_products
 from roofline import arguments_of_step, seconds
 from step import MODELS, prompts_of, random_gemma
 
@@ -46,8 +46,7 @@ def make_trainer(way, dtype):
         sample = trainer.rollout._sample_function
         trainer.rollout._sample_function = lambda sources, *prompt: [sample([source], *prompt) for source in sources]
     if way == "sums":
-        for layer in policy._flatten_layers():
-            vars(layer).pop("call", None)
+        use_keras_products(policy)
     return trainer
 
 

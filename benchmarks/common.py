@@ -57,3 +57,9 @@ def print_table(header, rows):
     """A Markdown table."""
     for row in (header, ["---"] * len(header), *rows):
         print("| " + " | ".join(map(str, row)) + " |")
+
+
+def use_keras_products(model):
+    """Let the dense layers of a policy that a trainer holds compute as Keras has it again, LoRA in sums."""
+    for layer in model._flatten_layers():
+        vars(layer).pop("call", None)

@@ -8,6 +8,7 @@ import time
 import keras
 import keras_hub
 import numpy as np
+from common import use_keras_products
 from keras import ops
 from turns import serve
 
@@ -83,8 +84,7 @@ def ours(work, own_products=True, **settings):
     trainer = JBOND(load(work), reward, **lengths, stop_token_ids=(), **{**work["settings"], **settings})
     trainer.compile(optimizer(work))
     if not own_products:
-        for layer in trainer.policy._flatten_layers():
-            vars(layer).pop("call", None)
+        use_keras_products(trainer.policy)
     watch = Stopwatch(trainer)
 
     def steps(count):

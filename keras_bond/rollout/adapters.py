@@ -3,6 +3,7 @@
 Keras adds an adapter to its kernel before every product. Beside it, neither the sum nor, in the backward pass, the gradient
 of the sum ever exists, and nothing is rounded to the kernel's dtype: in bfloat16 a sum loses what is below 2^-9 of a weight.
 Sampling, scoring and the update all see it so: log-probabilities must be those of the distribution that was sampled from.
+Layers without an adapter are here for the gradient of their kernel: see `product`.
 """
 
 import contextlib
