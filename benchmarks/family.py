@@ -13,7 +13,7 @@ import json
 import os
 import pathlib
 
-from common import interval, print_table, provenance, run_cells
+from common import BEST_OF_4, interval, print_table, provenance, run_cells
 
 BATCH_SIZE = 64
 FIGURES = ("reward", "win_rate", "kl", "frontier_efficiency", "kl_efficiency", "completion_length")
@@ -25,7 +25,7 @@ def algorithms():
     from keras_bond.quantiles import Learned, MonteCarlo
 
     table = {
-        "J-BOND": (JBOND, 5e-4, {"n": 4, "beta": 0.05, "eta": 0.02, "variance_reduction": False}),
+        "J-BOND": (JBOND, 5e-4, BEST_OF_4),
         "BOND": (BOND, 5e-4, {"n": 4, "beta": 0.05, "quantiles": MonteCarlo(4)}),
         "BOND, learned quantile": (BOND, 5e-4, {"n": 4, "beta": 0.05, "quantiles": Learned()}),
         "iterative BOND": (IterativeBOND, 5e-4, {"n": 4, "beta": 0.05, "quantiles": MonteCarlo(4), "period": 25}),

@@ -1,11 +1,11 @@
-"""How much of this machine do sampling and the update use? The demo's recipe on the bundled model, JAX, float32.
+"""How much of this machine do sampling and the update use? J-BOND, the best of 4, all weights by SGD, on the bundled model.
 
     python benchmarks/roofline.py
 
-The peaks are measured: a product of two square matrices, and one long vector added to another in place. Operations and bytes
-are XLA's count for the compiled programs (what it says of the body of the sampling loop, times the tokens); its bytes are
-those that kernels read and write, in a cache or not, so that their share can pass 1. The programs take turns, and the times
-are medians. Prints a table and writes `roofline.json` beside this file.
+On JAX, in float32. The peaks are measured: a product of two square matrices, and one long vector added to another in place.
+Operations and bytes are XLA's count for the compiled programs (what it says of the body of the sampling loop, times the
+tokens); its bytes are those that kernels read and write, in a cache or not, so that their share can pass 1. The programs
+take turns, and the times are medians. Prints a table and writes `roofline.json` beside this file.
 """
 
 import argparse
@@ -20,11 +20,10 @@ os.environ["KERAS_BACKEND"] = "jax"
 import jax
 import jax.numpy as jnp
 import numpy as np
-from common import print_table, provenance
+from common import BEST_OF_4, print_table, provenance
 
 from keras_bond import JBOND, presets
 from keras_bond.experiments.align import PRESET, bundled_trainer
-from keras_bond.experiments.demo import BATCH_SIZE, OPTIMIZER, SETTINGS
 from keras_bond.experiments.provenance import versions
 from keras_bond.rollout import PromptTable
 
@@ -53,7 +52,7 @@ def arguments_of_step(trainer, prompts):
 
 def programs(batch_size):
     """name: (compiled function, its arguments, operations, bytes): one completion a prompt, and the update of a step."""
-    trainer = bundled_trainer(JBOND, **OPTIMIZER, **SETTINGS, stop_token_ids=())
+    trainer = bundled_trainer(JBOND, **BEST_OF_4, stop_token_ids=())
     draw, prompts, step = arguments_of_step(trainer, presets.prompts(PRESET, "train")[:batch_size])
     rollout, uniforms = trainer.rollout, np.asarray(draw.policy_uniforms)
     sample = jax.jit(rollout._sample_function)
@@ -94,7 +93,7 @@ def seconds(table, rounds):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=21)
-    parser.add_argument("--batch-size", type=int, default=BATCH_SIZE)
+    parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--side", type=int, default=2048, help="of the matrices")
     parser.add_argument("--length", type=int, default=2**26, help="of the vectors")
     parser.add_argument("--output", type=pathlib.Path, default=pathlib.Path(__file__).with_suffix(".json"))

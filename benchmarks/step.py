@@ -1,15 +1,16 @@
-"""How long is a J-BOND step, of what parts, and how long is it elsewhere? The demo's recipe on the bundled model.
+"""How long is a J-BOND step, of what parts, and how long is it elsewhere? The best of n alone, all weights by SGD.
 
-    python benchmarks/step.py --peers PYTHON
-    python benchmarks/step.py --peers PYTHON --model 1.5M
+    python benchmarks/step.py --peers PYTHON --tunix PYTHON
+    python benchmarks/step.py --peers PYTHON --tunix PYTHON --model 1.5M
 
 Contestants: this package on JAX, TensorFlow and Torch, and on JAX with all samples in the update, and with Keras' own
 products in its dense layers; KerasHub's `generate()` with Keras' own train step on each; J-BOND by hand in transformers and
-Torch; TRL's GRPO. The last two need an environment of their own (`pip install trl`), whose interpreter `--peers` names;
-without it they are left out. All in float32, on the same prompts, with the same number of sampled completions of the same
-length: nothing stops early. The bundled model has 64 prompts of 8 tokens a step, each with 5 completions of 20 tokens; the
-others, of random weights, 16 prompts of 32 tokens, each with 3 completions of 32 tokens. Where there is a GPU, all are on
-it, with products in TF32, as JAX has them by default. Backends not installed are left out.
+Torch; TRL's GRPO; Tunix's GRPO. The last three need environments of their own (`pip install trl`, `pip install google-
+tunix`), whose interpreters `--peers` and `--tunix` name; without them they are left out. All in float32, on the same
+prompts, with the same number of sampled completions of the same length: nothing stops early. The bundled model has 64
+prompts of 8 tokens a step, each with 5 completions of 20 tokens; the others, of random weights, 16 prompts of 32 tokens,
+each with 3 completions of 32 tokens. Where there is a GPU, all are on it, with products in TF32, as JAX has them by
+default. Backends not installed are left out.
 
 Each contestant is a process; they take turns, round by round, and sleep in between. The table gives medians over rounds of
 the medians over a turn's steps; the ratio to the first contestant is taken within each round. `work` is the least that the
@@ -25,9 +26,10 @@ import statistics
 import sys
 import tempfile
 
-from common import export_for_trl, print_table, provenance
+from common import BEST_OF_4, export_for_trl, print_table, provenance
 from turns import Contestant, medians
 
+SGD = {"learning_rate": 3e-4, "momentum": 0.9, "clip_norm": 20.0, "warmup_steps": 10}
 PARTS = ("sampling", "scoring", "update", "total")
 HERE = pathlib.Path(__file__).parent
 NAMES = {"jax": "JAX", "tensorflow": "TensorFlow", "torch": "Torch"}
@@ -86,13 +88,12 @@ def prepare(folder, model, batch_size):
     os.environ |= SHARED_GPU | {"KERAS_BACKEND": "jax"}
     from keras_bond import presets
     from keras_bond.experiments.align import PRESET, SIZES
-    from keras_bond.experiments.demo import OPTIMIZER, SETTINGS
 
     policy = random_gemma(MODELS[model]) if MODELS[model] else bundled()
     if MODELS[model]:
         lengths, settings, rows = (32, 32), {"n": 2, "beta": 0.5, "eta": 0.02, "variance_reduction": False}, 16
     else:
-        lengths, settings, rows = (SIZES["max_prompt_length"], SIZES["max_completion_length"]), SETTINGS, 64
+        lengths, settings, rows = (SIZES["max_prompt_length"], SIZES["max_completion_length"]), BEST_OF_4, 64
     policy.save_to_preset(folder / "preset")
     export_for_trl(policy, folder / "exported")
     prompts, token_ids = prompts_of(policy.preprocessor.tokenizer, presets.prompts(PRESET, "train"), lengths[0])
@@ -105,7 +106,7 @@ def prepare(folder, model, batch_size):
         "prompt_length": lengths[0],
         "completion_length": lengths[1],
         "settings": settings,
-        **OPTIMIZER,
+        **SGD,
     }
     (folder / "work.json").write_text(json.dumps(work))
     return folder / "work.json", work, policy.backbone.get_config()
@@ -152,7 +153,7 @@ def step_flops(backbone, work, scored, updated):
     return forward_flops(backbone, sampled + scored + 3 * updated, work["prompt_length"] + length - 1, length)
 
 
-def contestants(batch_size, n, peers):
+def contestants(batch_size, n, peers, tunix):
     """name: (command without the work, environment, rows that are scored, rows that are trained on)."""
     table, everything = {}, batch_size * (1 + n)
     names = {backend: name for backend, name in NAMES.items() if importlib.util.find_spec(backend)}
@@ -175,6 +176,8 @@ def contestants(batch_size, n, peers):
         command = [peers, HERE / "step_peers.py", "by hand"]
         table["transformers and Torch, by hand"] = (command, {}, 2 * batch_size, 2 * batch_size)
         table["TRL GRPO"] = ([peers, HERE / "step_peers.py", "grpo"], {}, everything, everything)
+    if tunix:
+        table["Tunix GRPO"] = ([tunix, HERE / "step_tunix.py"], {}, everything, everything)
     return table
 
 
@@ -201,6 +204,7 @@ def measure(entries, work_file, rounds, steps):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--peers", help="interpreter of an environment with trl")
+    parser.add_argument("--tunix", help="interpreter of an environment with google-tunix")
     parser.add_argument("--model", choices=MODELS, default="bundled")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--steps", type=int, default=5, help="a turn")
@@ -209,9 +213,11 @@ def main():
     arguments = parser.parse_args()
     if not arguments.peers:
         print("Without --peers: transformers and TRL are left out.", file=sys.stderr)
+    if not arguments.tunix:
+        print("Without --tunix: Tunix is left out.", file=sys.stderr)
     with tempfile.TemporaryDirectory() as folder:
         work_file, work, backbone = prepare(pathlib.Path(folder), arguments.model, arguments.batch_size)
-        entries = contestants(work["batch_size"], work["settings"]["n"], arguments.peers)
+        entries = contestants(work["batch_size"], work["settings"]["n"], arguments.peers, arguments.tunix)
         entries = {name: entries[name] for name in arguments.only or entries}
         measured = measure(entries, work_file, arguments.rounds, arguments.steps)
 
@@ -247,8 +253,8 @@ def main():
     )
     sizes = {key: work[key] for key in ("batch_size", "prompt_length", "completion_length", "settings")}
     result = {**provenance(), "rounds": arguments.rounds, "steps_a_turn": arguments.steps, **sizes, "contestants": results}
-    if arguments.peers:
-        result["command"] = result["command"].replace(arguments.peers, "PYTHON")
+    for python in filter(None, (arguments.peers, arguments.tunix)):
+        result["command"] = result["command"].replace(python, "PYTHON")
     gpus = {about["gpu"] for about, _ in measured.values() if about.get("gpu")}
     name = "-".join(["step", arguments.model, *(gpu.removeprefix("1 x ").replace(" ", "-") for gpu in sorted(gpus))])
     (HERE / f"{name}.json").write_text(json.dumps(result, indent=2) + "\n")

@@ -16,7 +16,7 @@ import time
 import torch
 import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers
-from turns import Channel, serve
+from turns import HeldLoop, serve
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
@@ -100,35 +100,13 @@ def by_hand(work):
 
 
 class Turns(transformers.TrainerCallback):
-    """Holds a trainer still after each turn, until the next one is asked for."""
+    """Tells a `HeldLoop` of the steps of a trainer."""
 
-    def __init__(self, about):
-        self.about, self.channel, self.wanted, self.steps = about, Channel(), 1, []
-        self.begin()
-
-    def begin(self):
-        self.seconds, self.started = {"sampling": 0.0, "collect": 0.0}, now()
-
-    def timed(self, part, function):
-        def timed(*arguments, **named):
-            started = now()
-            result = function(*arguments, **named)
-            self.seconds[part] += now() - started
-            return result
-
-        return timed
+    def __init__(self, loop):
+        self.loop = loop
 
     def on_step_end(self, args, state, control, **others):
-        total = now() - self.started
-        sampling, collect = self.seconds["sampling"], self.seconds["collect"]
-        parts = {"sampling": sampling, "scoring": collect - sampling, "update": total - collect, "total": total}
-        self.steps.append(parts)
-        if len(self.steps) == self.wanted:
-            self.channel.answer(self.about if self.about else self.steps)
-            self.about, self.steps, self.wanted = None, [], self.channel.request()
-        if not self.wanted:
-            control.should_training_stop = True
-        self.begin()
+        control.should_training_stop = not self.loop.step_ended()
 
 
 def grpo(work, about):
@@ -139,7 +117,7 @@ def grpo(work, about):
     samples = 1 + work["settings"]["n"]
     model = load(work)
     model.generation_config.eos_token_id = None
-    turns = Turns(about)
+    loop = HeldLoop(about, now)
 
     def checked_reward(completions, completion_ids, **columns):
         lengths = {len(ids) for ids in completion_ids}
@@ -171,11 +149,11 @@ def grpo(work, about):
         args=settings,
         train_dataset=datasets.Dataset.from_dict({"prompt": [" ".join(map(str, ids)) for ids in work["token_ids"]]}),
         processing_class=tokenizer(model.config.vocab_size),
-        callbacks=[turns],
+        callbacks=[Turns(loop)],
         optimizers=(torch.optim.SGD(model.parameters(), work["learning_rate"], momentum=work["momentum"]), None),
     )
-    model.generate = turns.timed("sampling", model.generate)
-    trainer._prepare_inputs = turns.timed("collect", trainer._prepare_inputs)
+    model.generate = loop.timed("sampling", model.generate)
+    trainer._prepare_inputs = loop.timed("collect", trainer._prepare_inputs)
     trainer.train()
 
 

@@ -9,6 +9,7 @@ import os
 import statistics
 import subprocess
 import sys
+import time
 
 
 class Contestant:
@@ -70,6 +71,45 @@ def serve(about, steps):
     channel.answer(about)
     while count := channel.request():
         channel.answer(steps(count))
+
+
+class HeldLoop:
+    """A training loop of a library as a contestant: it is held still after each turn, until the next one is asked for.
+
+    Args:
+        about: what can be said of this contestant, for JSON.
+        now: function that returns seconds, when all that was asked of the device is done.
+    """
+
+    def __init__(self, about, now=time.perf_counter):
+        self.about, self.now, self.channel, self.wanted, self.steps = about, now, Channel(), 1, []
+        self.begin()
+
+    def begin(self):
+        self.seconds, self.started = {"sampling": 0.0, "collect": 0.0}, self.now()
+
+    def timed(self, part, function):
+        """`function`, whose time counts as `part`: "sampling", or "collect", which is sampling and scoring."""
+
+        def timed(*arguments, **named):
+            started = self.now()
+            result = function(*arguments, **named)
+            self.seconds[part] += self.now() - started
+            return result
+
+        return timed
+
+    def step_ended(self):
+        """To be called after every step; returns whether the loop is to go on."""
+        total = self.now() - self.started
+        sampling, collect = self.seconds["sampling"], self.seconds["collect"]
+        parts = {"sampling": sampling, "scoring": collect - sampling, "update": total - collect, "total": total}
+        self.steps.append(parts)
+        if len(self.steps) == self.wanted:
+            self.channel.answer(self.about if self.about else self.steps)
+            self.about, self.steps, self.wanted = None, [], self.channel.request()
+        self.begin()
+        return bool(self.wanted)
 
 
 def medians(steps):
