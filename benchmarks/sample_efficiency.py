@@ -16,7 +16,7 @@ import os
 import pathlib
 import subprocess
 
-from common import export_for_trl, interval, print_table, provenance, run_cells
+from common import BEST_OF_4, export_for_trl, interval, print_table, provenance, run_cells
 
 RECORD = pathlib.Path(__file__).with_suffix(".json")
 WIN_RATE = 0.70
@@ -24,29 +24,18 @@ FIGURES = ("win_rate", "kl", "frontier_efficiency", "kl_efficiency")
 COLUMNS = ("completions", "seconds", *FIGURES)
 
 
-def of_the_embedding(algorithm):
-    """`algorithm`, with the policy's token embedding alone to train."""
-
-    def make(policy, reward, **settings):
-        for layer in policy.backbone.layers:
-            layer.trainable = layer is policy.backbone.token_embedding
-        return algorithm(policy, reward, **settings)
-
-    return make
-
-
 def estimators():
     """name: (what makes the trainer, prompts an update, the optimizer's settings, the trainer's)."""
     from keras_bond import JBOND, Reinforce
+    from keras_bond.experiments.align import of_the_embedding
     from keras_bond.optimizers import RowwiseSGD
 
     all_of_8 = {"n": 2, "beta": 0.1, "eta": 0.035, "num_anchor_samples": 8}
-    best_of_4 = {"n": 4, "beta": 0.05, "eta": 0.02, "variance_reduction": False}
-    rowwise = {"learning_rate": 0.024, "optimizer": functools.partial(RowwiseSGD, damping=2.0)}
+    rowwise = {"learning_rate": 0.034, "optimizer": functools.partial(RowwiseSGD, damping=1.0)}
     return {
         "J-BOND, all of 8, embedding alone, row by row": (of_the_embedding(JBOND), 36, rowwise, all_of_8),
         "J-BOND, n = 2, all of 8 samples": (JBOND, 36, {"learning_rate": 1.8e-3}, all_of_8),
-        "J-BOND, the best of 4 alone": (JBOND, 64, {"learning_rate": 3e-4}, best_of_4),
+        "J-BOND, the best of 4 alone": (JBOND, 64, {"learning_rate": 3e-4}, BEST_OF_4),
         "REINFORCE, beta_RL 0.1": (Reinforce, 64, {"learning_rate": 3e-4}, {"beta_rl": 0.1}),
     }
 

@@ -55,6 +55,17 @@ def bundled_trainer(
     return trainer
 
 
+def of_the_embedding(algorithm):
+    """`algorithm`, a function of policy, reward and settings, with the policy's token embedding alone to train."""
+
+    def make(policy, reward, **settings):
+        for layer in policy.backbone.layers:
+            layer.trainable = layer is policy.backbone.token_embedding
+        return algorithm(policy, reward, **settings)
+
+    return make
+
+
 def align(
     trainer,
     train,

@@ -1,6 +1,7 @@
 """`keras-bond demo`: J-BOND on the bundled model, data and reward, from nothing to a picture in minutes."""
 
 import csv
+import functools
 import json
 import pathlib
 import time
@@ -10,14 +11,15 @@ import numpy as np
 
 from keras_bond import presets
 from keras_bond.evaluation import best_of_n_points
-from keras_bond.experiments.align import PRESET, SIZES, align, before_after, bundled_trainer
+from keras_bond.experiments.align import PRESET, SIZES, align, before_after, bundled_trainer, of_the_embedding
 from keras_bond.experiments.plots import training_figure
 from keras_bond.experiments.provenance import versions
+from keras_bond.optimizers import RowwiseSGD
 from keras_bond.trainers import JBOND
 
 BATCH_SIZE = 64
 SETTINGS = {"n": 4, "beta": 0.05, "eta": 0.02, "gamma": 0.0, "variance_reduction": False}
-OPTIMIZER = {"learning_rate": 3e-4, "momentum": 0.9, "clip_norm": 20.0, "warmup_steps": 10}
+OPTIMIZER = {"learning_rate": 7.5e-3, "optimizer": functools.partial(RowwiseSGD, damping=1.0)}
 SHOWN = 6
 
 
@@ -38,13 +40,13 @@ def run(output, steps=135, seed=0, num_prompts=512, say=print, started=None):
     started = started or time.time()
     output = pathlib.Path(output)
     output.mkdir(parents=True, exist_ok=True)
-    trainer = bundled_trainer(JBOND, seed, **OPTIMIZER, **SETTINGS)
+    trainer = bundled_trainer(of_the_embedding(JBOND), seed, **OPTIMIZER, **SETTINGS)
     policy = trainer.policy
     held_out = presets.prompts(PRESET, "test")[:num_prompts]
     say(
         f"J-BOND on {PRESET} ({policy.count_params():,} parameters, {keras.config.backend()}): completions of the openings\n"
         "of State-of-the-Union sentences are to read more positive (VADER sentiment).\n"
-        f"{steps} updates of {BATCH_SIZE} prompts.\n"
+        f"{steps} updates of {BATCH_SIZE} prompts; the token embedding alone is trained, row by row.\n"
     )
     train, log = presets.prompts(PRESET, "train"), output / "metrics.csv"
     run = align(trainer, train, held_out, steps=steps, log=log, batch_size=BATCH_SIZE, seed=seed)
@@ -92,6 +94,7 @@ def _summary(trainer, rows, final, points, steps, seed, started):
         "seconds_per_step": round(median, 3),
         "tokens_per_second": round(tokens_per_step / median, 1),  # sampled tokens of policy and anchor
         "parameters": trainer.policy.count_params(),
+        "trained": [variable.path for variable in trainer.policy.trainable_variables],
         "reward_before": round(estimates["reference_reward"].value, 4),
         "reward_after": round(estimates["reward"].value, 4),
         "win_rate": round(estimates["win_rate"].value, 4),
@@ -105,7 +108,7 @@ def _summary(trainer, rows, final, points, steps, seed, started):
         "truncated": round(estimates["truncated"].value, 4),
         "best_of_n": points,
         "evaluation_prompts": len(final.samples.rewards),
-        "settings": SETTINGS | SIZES | {"optimizer": "SGD"} | OPTIMIZER,
+        "settings": SETTINGS | SIZES | {"optimizer": keras.optimizers.serialize(trainer.optimizer)},
         "versions": versions(),
     }
 
