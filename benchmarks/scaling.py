@@ -70,6 +70,7 @@ SWEEPS = {
         # in bfloat16 alone, an update by 3e-6 would round away
         {**STEP, "preset": "gemma_2b", "topology": "v5e:2x4", "dtype": "mixed_bfloat16"},
         {**STEP, "preset": "gemma_7b", "topology": "v5e:2x4", "lora_rank": 8},
+        {**STEP, "preset": "gemma_7b", "topology": "v5e:2x4", "lora_rank": 8, "sampling_batch_size": 32},
         {**STEP, "preset": "gemma2_9b", "topology": "v5e:4x4", "lora_rank": 8},
     ],
 }

@@ -37,7 +37,7 @@ def training_figure(steps, path, points, title, name="J-BOND"):
     _estimates(left, evaluated, [e.estimates["reward"] for _, e in path])
     for point in points:
         left.axhline(point["reward"], color=GREY, linewidth=0.8, linestyle=":")
-        _note(left, f"Best-of-{point['n']}", (step[-1], point["reward"]), ha="right", va="bottom")
+        _note(left, f"Best-of-{point['n']}", (step[0], point["reward"]), ha="left", va="bottom")
     low, high = left.get_ylim()
     left.set(xlabel="update", ylabel="reward", title="Reward", ylim=(low, high + 0.2 * (high - low)))  # for the legend
 

@@ -44,6 +44,8 @@ class Rollout:
         stop_token_ids: `"auto"` (the tokenizer's end token, and `<end_of_turn>` where it exists) or a sequence of ids.
         draw: how a token is chosen, `f(logits (B, V), uniforms (B,), temperature) -> (token_ids, log_probs)`, each (B,):
             `ops.draw_tokens`, or `ops.greedy_tokens`.
+        sampling_batch_size: prompts that are sampled at a time, by default all: the keys and values of their samples are in
+            memory. The same samples come of any size; where it does not divide a batch, the next smaller divisor is taken.
 
     Raises:
         ValueError: if the model is not supported or an argument is out of range.
@@ -57,6 +59,7 @@ class Rollout:
         temperature=1.0,
         stop_token_ids="auto",
         draw=draw_tokens,
+        sampling_batch_size=None,
     ):
         backbone = getattr(causal_lm, "backbone", None)
         if not isinstance(backbone, tuple(LAYERS)):
@@ -73,6 +76,7 @@ class Rollout:
         if getattr(backbone, "vision_encoder", None) is not None:
             raise ValueError("Only text models are supported: load the Gemma 3 preset whose name ends in `_text`.")
         check_at_least(1, max_prompt_length=max_prompt_length, max_completion_length=max_completion_length)
+        check_at_least(1, sampling_batch_size=1 if sampling_batch_size is None else sampling_batch_size)
         if not temperature > 0:
             raise ValueError(
                 "`temperature` must be above 0: at 0 all samples are the same (greedy) and Best-of-n of them is no better "
@@ -83,6 +87,7 @@ class Rollout:
         self.max_prompt_length = max_prompt_length
         self.max_completion_length = max_completion_length
         self.temperature = temperature
+        self.sampling_batch_size = sampling_batch_size
         self.stop_token_ids = self._stop_token_ids(stop_token_ids)
         set_products(causal_lm)
         self._draw = draw
@@ -212,8 +217,20 @@ class Rollout:
 
     def _sample_function(self, sources, prompt_ids, prompt_mask):
         together = differ_in_adapters_alone(self.causal_lm)
-        passes = [sources] if together else [[source] for source in sources]
-        return [completions for one in passes for completions in self._generate(one, prompt_ids, prompt_mask)]
+        weights, uniforms = zip(*sources, strict=True)
+
+        def by_prompt(prompt_ids, prompt_mask, *uniforms):
+            sources = [*zip(weights, uniforms, strict=True)]
+            passes = [sources] if together else [[source] for source in sources]
+            sampled = [completions for one in passes for completions in self._generate(one, prompt_ids, prompt_mask)]
+            return keras.tree.map_structure(
+                lambda rows: ops.reshape(rows, (*prompt_ids.shape[:1], -1, *rows.shape[1:])), sampled
+            )
+
+        count = prompt_ids.shape[0]
+        parts = smallest_divisor(count, count / (self.sampling_batch_size or count))
+        sampled = in_chunks(by_prompt, [prompt_ids, prompt_mask, *uniforms], parts)
+        return keras.tree.map_structure(lambda rows: ops.reshape(rows, (-1, *rows.shape[2:])), sampled)
 
     def _generate(self, sources, prompt_ids, prompt_mask):
         """The completions of all `sources`, from one loop: a row for every sample, the samples of a prompt side by side."""

@@ -83,6 +83,7 @@ def step_report(
     dtype="bfloat16",
     model_chips=None,
     microbatch_size=None,
+    sampling_batch_size=None,
     algorithm=JBOND,
     programs=PROGRAMS,
     say=lambda line: None,
@@ -96,6 +97,7 @@ def step_report(
         batch_size: prompts a step, over all chips.
         prompt_length, completion_length: tokens.
         microbatch_size: prompts whose activations are in memory at a time, over all chips; by default all.
+        sampling_batch_size: prompts that are sampled at a time, over all chips; by default all.
         algorithm: a trainer, with its defaults; its optimizer is the paper's, Adam with a linear warm-up.
         programs: which ones to compile; the peak is over these, and without any it is what a step holds throughout.
         say: called with a line before each program is compiled.
@@ -108,8 +110,9 @@ def step_report(
         ValueError: if an argument is out of range; the message names it.
     """
     mesh = device_mesh(topology, model_chips)
-    for name, size in (("batch_size", batch_size), ("microbatch_size", microbatch_size or batch_size)):
-        if size % mesh.shape[0] or batch_size % size:
+    parts = {"microbatch_size": microbatch_size, "sampling_batch_size": sampling_batch_size}
+    for name, size in {"batch_size": batch_size, **parts}.items():
+        if size and (size % mesh.shape[0] or batch_size % size):
             raise ValueError(
                 f"`{name}` must be a multiple of the {mesh.shape[0]} chips of the batch axis and divide the batch of "
                 f"{batch_size}. Received: {size}"
@@ -123,7 +126,7 @@ def step_report(
             lambda prompts, completions: [0.0] * len(prompts),
             max_prompt_length=prompt_length,
             max_completion_length=completion_length,
-            microbatch_size=microbatch_size,
+            **parts,
         )
         trainer.compile(keras.optimizers.Adam(LinearWarmup(3e-6, 100)))
         trainer.optimizer.build(trainer.trainable_variables)
@@ -153,7 +156,7 @@ def step_report(
         "lora_rank": lora_rank,
         "dtype": dtype,
         "batch_size": batch_size,
-        "microbatch_size": microbatch_size,
+        **parts,
         "prompt_length": prompt_length,
         "completion_length": completion_length,
         **_memory(trainer, state, costs, CHIPS[generation].memory),

@@ -74,6 +74,8 @@ class AlignmentTrainer(StateSaving, BackendTrainer, keras.Model):
         num_samples: m, samples of the policy per prompt.
         microbatch_size: prompts whose activations are in memory at a time; by default all of a batch. Smaller is the same
             update in less memory: the forward pass is computed a second time for the backward pass.
+        sampling_batch_size: prompts that are sampled at a time; by default all of a batch. Smaller is the same samples in
+            less memory and more time: the keys and values of all their tokens are in memory at once.
         max_prompt_length: tokens, start token included; longer prompts are refused.
         max_completion_length: tokens, stop token included.
         temperature: > 0, of both sampling and log-probabilities.
@@ -105,6 +107,7 @@ class AlignmentTrainer(StateSaving, BackendTrainer, keras.Model):
         variance_reduction=False,
         num_samples=1,
         microbatch_size=None,
+        sampling_batch_size=None,
         max_prompt_length=64,
         max_completion_length=32,
         temperature=1.0,
@@ -118,7 +121,14 @@ class AlignmentTrainer(StateSaving, BackendTrainer, keras.Model):
         check_at_least(1, num_samples=num_samples, microbatch_size=1 if microbatch_size is None else microbatch_size)
         check_reward(reward)
         _check_sampler(sampler)
-        self.rollout = Rollout(policy, max_prompt_length, max_completion_length, temperature, stop_token_ids)
+        self.rollout = Rollout(
+            policy,
+            max_prompt_length,
+            max_completion_length,
+            temperature,
+            stop_token_ids,
+            sampling_batch_size=sampling_batch_size,
+        )
         if not policy.trainable_variables:
             raise ValueError("`policy` has no trainable variables: set `policy.trainable = True` or enable LoRA.")
         if not policy.preprocessor.built:
@@ -458,6 +468,7 @@ class AlignmentTrainer(StateSaving, BackendTrainer, keras.Model):
             "num_samples": self.num_samples,
             "variance_reduction": self.variance_reduction,
             "microbatch_size": self.microbatch_size,
+            "sampling_batch_size": self.rollout.sampling_batch_size,
             "max_prompt_length": self.rollout.max_prompt_length,
             "max_completion_length": self.rollout.max_completion_length,
             "temperature": self.rollout.temperature,

@@ -1,5 +1,6 @@
 """Sampling and scoring against enumeration, and against the plain model without a cache and without left padding."""
 
+import keras
 import numpy as np
 import pytest
 import tiny
@@ -121,6 +122,39 @@ def test_other_weights_in_the_same_program(to_numpy):
     assert rollout._score.traces <= 1  # one compilation for both
 
 
+@pytest.mark.parametrize("lora", [None, 2])
+def test_some_prompts_at_a_time_have_the_samples_of_all(lora, to_numpy):
+    policy = tiny.causal_lm(lora=lora)
+    rng, prompts = np.random.default_rng(0), ["ab", "c", "ba", "a", "cb", "abc"]
+    anchor = [v + rng.normal(0, 0.3, v.shape).astype("float32") for v in map(to_numpy, policy.trainable_variables)]
+    uniforms = rng.random((6, 1, 5), "float32"), rng.random((6, 3, 5), "float32")
+
+    def sample(size):
+        rollout = Rollout(policy, 4, 5, sampling_batch_size=size)
+        sources = zip((weights_of(policy), weights_of(policy, anchor)), uniforms, strict=True)
+        return rollout.sample_each([*sources], *rollout.pad(rollout.encode(prompts)))
+
+    for of_all, of_some in zip(sample(None), sample(2), strict=True):
+        assert len({tuple(row) for row in to_numpy(of_all.token_ids)}) > 3
+        np.testing.assert_array_equal(to_numpy(of_some.token_ids), to_numpy(of_all.token_ids))
+        np.testing.assert_array_equal(to_numpy(of_some.mask), to_numpy(of_all.mask))
+        np.testing.assert_allclose(to_numpy(of_some.log_probs), to_numpy(of_all.log_probs), atol=1e-6)
+
+
+@pytest.mark.skipif(keras.config.backend() != "jax", reason="XLA tells what memory a program takes")
+def test_some_prompts_at_a_time_take_less_memory():
+    import jax
+
+    policy = tiny.causal_lm(head_dim=64)
+
+    def temporaries(size):
+        rollout = Rollout(policy, 4, 256, sampling_batch_size=size)
+        arguments = [(weights_of(policy), np.zeros((16, 4, 256), "float32"))], *np.ones((2, 16, 4), "int32")
+        return jax.jit(rollout._sample_function).lower(*arguments).compile().memory_analysis().temp_size_in_bytes
+
+    assert temporaries(2) < temporaries(None) / 3
+
+
 def test_a_prompt_that_is_too_long_is_named():
     rollout = Rollout(tiny.causal_lm(), 4, 3)
     with pytest.raises(ValueError, match=r"Prompt 1 has 6 tokens .* more than `max_prompt_length`=4: .*'abcab'"):
@@ -133,6 +167,7 @@ def test_a_prompt_that_is_too_long_is_named():
         ({"temperature": 0.0}, "`temperature` must be above 0"),
         ({"max_prompt_length": 0}, "`max_prompt_length` must be an integer of at least 1"),
         ({"max_completion_length": 2.5}, "`max_completion_length` must be an integer"),
+        ({"sampling_batch_size": 0}, "`sampling_batch_size` must be an integer of at least 1"),
     ],
 )
 def test_bad_arguments(change, message):

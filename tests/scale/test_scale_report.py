@@ -75,6 +75,14 @@ def test_a_report_counts_bytes_and_operations(monkeypatch):
     assert found["update"] > 6 * found["score"]
 
 
+def test_sampling_a_prompt_at_a_time_is_as_many_operations_in_less_memory(monkeypatch):
+    settings = {"dtype": "float32", "programs": ("sample",)}
+    reports = (small_report(monkeypatch, sampling_batch_size=size, **settings) for size in (None, 1))
+    whole, parts = (report["programs"]["sample"] for report in reports)
+    assert parts["flops"] == pytest.approx(whole["flops"], rel=0.02)
+    assert parts["temporaries"] < 0.8 * whole["temporaries"]
+
+
 def test_with_lora_anchor_and_reference_are_small(monkeypatch):
     report = small_report(monkeypatch, lora_rank=1, dtype="float32")
     assert report["anchor_and_reference_bytes"] == 2 * 4 * report["trainable"]
@@ -93,12 +101,16 @@ def test_with_lora_anchor_and_reference_are_small(monkeypatch):
 def test_what_to_change():
     gib = topology.GIB
     report = {"fits": False, "limit_bytes": 16 * gib, "peak_bytes": 40 * gib, "state_bytes": 10 * gib, "lora_rank": None}
+    most = {"outputs": 2 * gib, "temporaries": 28 * gib}
+    report["programs"] = {"sample": most | {"temporaries": 27 * gib}, "update": most}
     assert verdict(report) == (
         "does not fit: 40.00 of 16.00 GiB a chip; adapt with --lora 8, or take a larger topology or a larger --model-chips, "
         "or lower --microbatch"
     )
     report |= {"lora_rank": 8, "state_bytes": 2 * gib}
     assert verdict(report) == "does not fit: 40.00 of 16.00 GiB a chip; lower --microbatch"
+    report["programs"]["sample"] = most | {"temporaries": 29 * gib}
+    assert verdict(report) == "does not fit: 40.00 of 16.00 GiB a chip; lower --sampling-batch"
 
 
 def test_a_program_without_room_says_how_much_it_wants():
