@@ -84,7 +84,7 @@ TITLES = {
 
 
 def load():
-    return json.loads(FILE.read_text()) if FILE.exists() else {"versions": {}, "reports": {}}
+    return json.loads(FILE.read_text()) if FILE.exists() else {"reports": {}}
 
 
 def measured(results, arguments):
@@ -92,9 +92,9 @@ def measured(results, arguments):
     key = json.dumps(arguments, sort_keys=True)
     if key not in results["reports"]:
         print(key, flush=True)
-        results["reports"][key] = scale.step_report(**arguments, say=lambda line: print(f"  {line}", flush=True))
-        results |= common.provenance()
-        results["versions"] = {name: importlib.metadata.version(name) for name in ("jax", "keras", "keras-hub", "libtpu")}
+        versions = {name: importlib.metadata.version(name) for name in ("jax", "keras", "keras-hub", "libtpu")}
+        report = scale.step_report(**arguments, say=lambda line: print(f"  {line}", flush=True))
+        results["reports"][key] = report | {"provenance": common.provenance() | {"versions": versions}}
         FILE.write_text(json.dumps(results, indent=1) + "\n")
     return results["reports"][key]
 

@@ -44,7 +44,7 @@ class BestOfNSampler:
             samples each time; the same, to rounding, in a new sampler, on every backend and at every `batch_size`.
             A call that fails does not count.
         rollout: a `Rollout` of `policy` whose compiled programs are used, such as a trainer's (then the lengths, the
-            temperature and the stop tokens are its own).
+            temperature, the stop tokens and the prompts that are sampled at a time are its own).
 
     Raises:
         ValueError: if the model is not supported or an argument is out of range.

@@ -25,7 +25,8 @@ class Evaluator:
         batch_size: prompts a compiled call.
         max_prompt_length, max_completion_length: tokens.
         temperature: > 0.
-        rollout: a `Rollout` of `policy` whose compiled programs are used (then the lengths and temperature are its own).
+        rollout: a `Rollout` of `policy` whose compiled programs are used (then lengths, temperature and the
+            prompts that are sampled at a time are its own).
     """
 
     def __init__(

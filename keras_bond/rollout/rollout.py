@@ -44,8 +44,9 @@ class Rollout:
         stop_token_ids: `"auto"` (the tokenizer's end token, and `<end_of_turn>` where it exists) or a sequence of ids.
         draw: how a token is chosen, `f(logits (B, V), uniforms (B,), temperature) -> (token_ids, log_probs)`, each (B,):
             `ops.draw_tokens`, or `ops.greedy_tokens`.
-        sampling_batch_size: prompts that are sampled at a time, by default all: the keys and values of their samples are in
-            memory. The same samples come of any size; where it does not divide a batch, the next smaller divisor is taken.
+        sampling_batch_size: prompts that are sampled at a time, with the keys and values of all their samples in memory; by
+            default all. The same samples come of any size; where it does not divide a batch, the next smaller divisor is
+            taken.
 
     Raises:
         ValueError: if the model is not supported or an argument is out of range.

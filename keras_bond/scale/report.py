@@ -191,8 +191,8 @@ def _memory(trainer, state, costs, limit):
     total = held_bytes(jax.tree.leaves(state))
     # a rollout has anchor and reference in the policy's dtype as well, and takes one model's frozen weights for all
     copies = sum(v.dtype != "float32" for v in trainable) and 2 * held_bytes(trainable)
-    peaks = (total + (0 if name == "update" else copies) + c.outputs + c.temporaries for name, c in costs.items())
-    peak = max([total, *peaks])
+    peaks = {name: total + (0 if name == "update" else copies) + c.outputs + c.temporaries for name, c in costs.items()}
+    peak = max([total, *peaks.values()])
     return {
         "policy_bytes": weights,
         "anchor_and_reference_bytes": held_bytes(held[key] for key in shadows),
@@ -200,6 +200,7 @@ def _memory(trainer, state, costs, limit):
         "state_bytes": total,
         "rollout_copies_bytes": copies,
         "peak_bytes": peak,
+        "peak_program": max(peaks, key=lambda name: peaks[name], default=None),
         "limit_bytes": limit,
         "fits": bool(peak <= limit),
     }

@@ -12,7 +12,7 @@ _LOWERS = {"sample": "--sampling-batch", "score": "--batch", "update": "--microb
 def report_lines(report):
     """The lines that `keras-bond scale` prints for a `step_report`: a table of programs, then memory, time and a verdict."""
     chip = CHIPS[parse_topology(report["topology"])[0]]
-    sampled = f", {size} sampled at a time" if (size := report.get("sampling_batch_size")) else ""
+    sampled = f", {size} sampled at a time" if (size := report["sampling_batch_size"]) else ""
     parts = (f" by {report['microbatch_size']}" if report["microbatch_size"] else "") + sampled
     tuned = f"LoRA {report['lora_rank']}" if report["lora_rank"] else "full fine-tuning"
     yield (
@@ -86,6 +86,5 @@ def verdict(report):
             changes.append("adapt with --lora 8")
         changes.append("take a larger topology or a larger --model-chips")
     if report["peak_bytes"] - report["state_bytes"] > limit / 2:
-        most = max(report["programs"].items(), key=lambda item: item[1]["outputs"] + item[1]["temporaries"])[0]
-        changes.append(f"lower {_LOWERS[most]}")
+        changes.append(f"lower {_LOWERS[report['peak_program']]}")
     return f"does not fit: {room}; {', or '.join(changes or ['lower --microbatch, --batch or --completion-length'])}"

@@ -74,8 +74,10 @@ class AlignmentTrainer(StateSaving, BackendTrainer, keras.Model):
         num_samples: m, samples of the policy per prompt.
         microbatch_size: prompts whose activations are in memory at a time; by default all of a batch. Smaller is the same
             update in less memory: the forward pass is computed a second time for the backward pass.
-        sampling_batch_size: prompts that are sampled at a time; by default all of a batch. Smaller is the same samples in
-            less memory and more time: the keys and values of all their tokens are in memory at once.
+        sampling_batch_size: prompts that are sampled at a time, with the keys and values of all their samples in memory; by
+            default all of a batch. Smaller is the same samples in less memory and more time. Over devices it is, as
+            `microbatch_size`, of all of them on JAX, where it should be a multiple of those that share a batch, and of each
+            replica on TensorFlow.
         max_prompt_length: tokens, start token included; longer prompts are refused.
         max_completion_length: tokens, stop token included.
         temperature: > 0, of both sampling and log-probabilities.

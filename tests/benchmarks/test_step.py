@@ -34,6 +34,31 @@ def test_a_contestant_that_fails_is_reported():
         contestant("lambda count: 1 / 0").ready()
 
 
+def test_a_loop_of_a_library_is_held_between_turns_and_ends_when_nobody_asks():
+    from turns import Contestant
+
+    loop = """
+from turns import HeldLoop
+clock = iter(range(1000))
+loop = HeldLoop({"a": 1}, lambda: float(next(clock)))
+sample = loop.timed("sampling", lambda: None)
+collect = loop.timed("collect", sample)
+while True:
+    collect()
+    if not loop.step_ended():
+        break
+print("the loop has ended")
+"""
+    running = Contestant([sys.executable, "-c", f"import sys; sys.path.insert(0, {str(BENCHMARKS)!r})\n{loop}"])
+    # a look at the clock a second: begin, collect, sample, sampled, collected, ended
+    step = {"sampling": 1.0, "scoring": 2.0, "update": 2.0, "total": 5.0}
+    assert running.ready() == {"a": 1}
+    assert running.turn(2) == [step, step]
+    assert running.turn(1) == [step]
+    running.close()
+    assert running.process.returncode == 0
+
+
 def test_operations_of_a_forward_pass():
     from step import forward_flops
 

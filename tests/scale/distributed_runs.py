@@ -21,7 +21,7 @@ JEFFREYS = {"n": 2, "beta": 0.4, "eta": 0.1, "gamma": 0.3}
 MODES = ("one", "batch", "batch, model")
 RUNS = {  # algorithm, its arguments, LoRA's rank, steps, modes
     "JBOND": (JBOND, JEFFREYS, None, 10, MODES),
-    "JBOND, LoRA": (JBOND, JEFFREYS, 2, 10, MODES),
+    "JBOND, LoRA": (JBOND, JEFFREYS | {"sampling_batch_size": 8}, 2, 10, MODES),
     "BOND, learned quantiles": (BOND, {"n": 2}, None, 2, ("one", "batch, model")),
 }
 DEVICES = jax.devices()

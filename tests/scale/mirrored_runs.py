@@ -17,9 +17,10 @@ from keras_bond.quantiles import Learned
 
 LOGGED = ("loss", "kl_anchor", "kl_reference", "reward", "grad_norm", "anchor_distance")
 JEFFREYS = {"beta": 0.4, "eta": 0.1, "gamma": 0.3}
+PARTS = {"microbatch_size": 4, "sampling_batch_size": 2}
 RUNS = {  # algorithm, its arguments, LoRA's rank, the optimizer's arguments
     "JBOND": (JBOND, JEFFREYS, None, {}),
-    "JBOND, LoRA, microbatches, clipped": (JBOND, JEFFREYS | {"microbatch_size": 4}, 2, {"global_clipnorm": 0.5}),
+    "JBOND, LoRA, in parts, clipped": (JBOND, JEFFREYS | PARTS, 2, {"global_clipnorm": 0.5}),
     "Reinforce": (Reinforce, {"beta_rl": 0.1}, None, {}),
 }
 

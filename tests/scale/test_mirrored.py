@@ -25,7 +25,7 @@ def result():
     return json.loads(run.stdout.splitlines()[-1])
 
 
-@pytest.mark.parametrize("name", ["JBOND", "JBOND, LoRA, microbatches, clipped", "Reinforce"])
+@pytest.mark.parametrize("name", ["JBOND", "JBOND, LoRA, in parts, clipped", "Reinforce"])
 def test_two_replicas_equal_one_device(result, name):
     one, mirrored = result["runs"][name]["one"], result["runs"][name]["mirrored"]
     assert len(one["steps"]) == 10
