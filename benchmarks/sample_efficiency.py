@@ -136,15 +136,21 @@ def trl_cell(peers, seed, completions, prompts, evaluations, folder):
 
 
 def with_recorded(runs):
-    """`runs`, and those of other estimators or seeds that the record has, of as many completions and prompts."""
+    """`runs`, and the record's of other estimators or seeds: as many completions and prompts, and no other settings."""
 
     def key(run):
         return run["estimator"], run["seed"]
 
-    made = {key(run) for run in runs}
+    about_a_run = {*provenance(), "seed", "path"}
+
+    def settings(run):
+        return {name: value for name, value in run.items() if name not in about_a_run}
+
+    made, present = {key(run) for run in runs}, {run["estimator"]: settings(run) for run in runs}
     recorded = json.loads(RECORD.read_text())["runs"] if RECORD.exists() else []
     sizes = {(run["most_completions"], run["prompts"]) for run in runs}
-    kept = [run for run in recorded if key(run) not in made and (run["most_completions"], run["prompts"]) in sizes]
+    others = [run for run in recorded if key(run) not in made and (run["most_completions"], run["prompts"]) in sizes]
+    kept = [run for run in others if settings(run) == present.get(run["estimator"], settings(run))]
     return sorted([*kept, *runs], key=key)
 
 

@@ -63,8 +63,8 @@ def load(exported, mesh):
     tensors = load_file(exported / "model.safetensors")
     with tempfile.TemporaryDirectory() as folder:
         # Tunix 0.1.7 reads the second norm of a layer by the name that it has in Gemma 2
-        names = {name: name.replace("post_attention_layernorm", "pre_feedforward_layernorm") for name in tensors}
-        save_file({names[name]: tensor for name, tensor in tensors.items()}, f"{folder}/model.safetensors")
+        renamed = {k.replace("post_attention_layernorm", "pre_feedforward_layernorm"): v for k, v in tensors.items()}
+        save_file(renamed, f"{folder}/model.safetensors")
         return create_model_from_safe_tensors(folder, config, mesh, dtype=jax.numpy.float32)
 
 
