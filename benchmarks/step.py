@@ -13,8 +13,9 @@ of 32 tokens. Where there is a GPU, all are on it, with products in TF32, as JAX
 are left out.
 
 Each contestant is a process; they take turns, round by round, and sleep in between. The table gives medians over rounds of
-the medians over a turn's steps; the ratio to the first contestant is taken within each round. `work` is the least that the
-matrix products of a step take. Writes `step-MODEL.json` beside this file, on a GPU `step-MODEL-CARD.json`.
+the medians over a turn's steps; the ratio to the first contestant is taken within each round. `work` is what the matrix
+products of a step take where the rows of a prompt share its pass. Writes `step-MODEL.json` beside this file, on a GPU
+`step-MODEL-CARD.json`.
 """
 
 import argparse
@@ -126,31 +127,39 @@ def prompts_of(tokenizer, texts, length):
     return prompts, token_ids
 
 
-def forward_flops(backbone, rows, tokens, projected):
+def forward_flops(backbone, prompts, rows, prompt_length, completion_length):
     """Floating point operations of the matrix products of a forward pass; attention to earlier tokens alone.
 
     Args:
         backbone: dict, the configuration of a `GemmaBackbone`.
-        rows, tokens: of the batch.
-        projected: tokens a row whose logits are computed.
+        prompts: each is passed once, up to its last token.
+        rows: completions, each with the last token of its prompt in place of its own, and with the logits of all.
+        prompt_length, completion_length: tokens.
 
     >>> sizes = {"num_layers": 1, "hidden_dim": 2, "num_query_heads": 1, "num_key_value_heads": 1, "head_dim": 2}
-    >>> forward_flops(sizes | {"intermediate_dim": 4, "vocabulary_size": 10}, rows=1, tokens=1, projected=1)
+    >>> sizes |= {"intermediate_dim": 4, "vocabulary_size": 10}
+    >>> forward_flops(sizes, prompts=1, rows=1, prompt_length=1, completion_length=1)
     104
     """
     hidden, head = backbone["hidden_dim"], backbone["head_dim"]
     queries, keys = backbone["num_query_heads"] * head, backbone["num_key_value_heads"] * head
     weights = 2 * hidden * (queries + keys) + 3 * hidden * (backbone["intermediate_dim"] // 2)
-    attention = 2 * queries * (tokens * (tokens + 1) // 2)
-    layers = backbone["num_layers"] * (tokens * weights + attention)
-    return 2 * rows * (layers + projected * hidden * backbone["vocabulary_size"])
+    read, end = prompt_length - 1, prompt_length - 1 + completion_length
+    seen = prompts * sum(range(1, read + 1)) + rows * sum(range(read + 1, end + 1))
+    layers = (prompts * read + rows * completion_length) * weights + 2 * queries * seen
+    return 2 * (backbone["num_layers"] * layers + rows * completion_length * hidden * backbone["vocabulary_size"])
 
 
 def step_flops(backbone, work, scored, updated):
-    """Of a step: all samples drawn, `scored` rows passed forward, and `updated` rows forward and backward."""
-    length = work["completion_length"]
-    sampled = work["batch_size"] * (1 + work["settings"]["n"])
-    return forward_flops(backbone, sampled + scored + 3 * updated, work["prompt_length"] + length - 1, length)
+    """Of a step: all samples drawn, `scored` rows passed forward, and `updated` rows forward and backward.
+
+    Samples of the same weights, and rows of an update, share the pass of their prompt; a row that is scored has its own.
+    """
+    batch, lengths = work["batch_size"], (work["prompt_length"], work["completion_length"])
+    sampled = forward_flops(backbone, 2 * batch, batch * (1 + work["settings"]["n"]), *lengths)
+    return (
+        sampled + forward_flops(backbone, scored, scored, *lengths) + 3 * forward_flops(backbone, batch, updated, *lengths)
+    )
 
 
 def contestants(batch_size, n, peers, tunix):

@@ -4,6 +4,7 @@ import functools
 import io
 import itertools
 
+import keras
 import keras_hub
 import numpy as np
 import sentencepiece
@@ -116,3 +117,26 @@ def completions(vocabulary_size, budget, stops=(1,)):
 def letters_reward(prompts, texts):
     """Depends on the text alone, with ties: a's count for, c's against."""
     return [float(text.count("a") - text.count("c")) for text in texts]
+
+
+def gradients(function, variables):
+    """d function() / d variable for each, as arrays, of a scalar function that reads the variables."""
+    backend = keras.config.backend()
+    if backend == "jax":
+        import jax
+
+        def stateless(values):
+            with keras.StatelessScope(state_mapping=zip(variables, values, strict=True)):
+                return function()
+
+        return [np.asarray(g) for g in jax.jit(jax.grad(stateless))([v.value for v in variables])]
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        with tf.GradientTape() as tape:
+            result = function()
+        return [tf.convert_to_tensor(g).numpy() for g in tape.gradient(result, [v.value for v in variables])]
+    for variable in variables:
+        variable.value.grad = None
+    function().backward()
+    return [ops.convert_to_numpy(v.value.grad) for v in variables]

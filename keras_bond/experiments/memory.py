@@ -2,7 +2,8 @@
 
 A decoder's memory is linear in its layers, so two small models, of one and of two layers, tell that of the whole: sums over
 their variables and over what automatic differentiation keeps of their forward pass. That is an upper estimate: a compiler
-computes some of it twice instead. XLA for CPUs keeps 0.62 of it (Gemma 2B, LoRA, float32, by the bytes of its program).
+computes some of it twice instead. XLA for CPUs kept 0.62 of it (Gemma 2B, LoRA, float32, by the bytes of its program; one
+completion a prompt).
 """
 
 import math
@@ -19,8 +20,8 @@ from keras_bond.trainers import JBOND
 GIB = 2**30
 MARGIN = 0.9
 """The share of a device's memory that is planned with: the rest is for fragments and what the compiler wants."""
-ROWS = 11
-"""Rows of the traced forward pass: an axis of this length is one of rows, since no model has it elsewhere."""
+PROMPTS = 11
+"""Of the traced forward pass. An axis of this length, or of twice this length, is one of rows: no model has it elsewhere."""
 
 
 class Device(NamedTuple):
@@ -60,7 +61,7 @@ class Memory(NamedTuple):
     logits: float
     """Of one chunk of positions, float32, with their gradient."""
     activations: float
-    """What the backward pass needs of the forward pass, per prompt: its samples' rows."""
+    """What the backward pass needs of the forward pass, per prompt: for the prompt, and for two completions."""
     layer: float
     """The part of it that one layer makes: about what a forward pass alone has in memory."""
     cache: float
@@ -77,19 +78,30 @@ class Memory(NamedTuple):
         fixed = (self.gradients + self.copies) / device.model + self.logits
         return self.held(device) + fixed + self.activations * microbatch_size / device.batch
 
-    def sampling(self, device, batch_size):
-        """While completions are sampled and scored, per chip."""
+    def sampling(self, device, sampling_batch_size):
+        """While completions are sampled, per chip."""
         heads = device.model if self.split_heads % device.model == 0 else 1
-        per_prompt = max(self.cache / heads, self.layer) / device.batch
-        return self.held(device) + self.copies / device.model + self.logits + per_prompt * batch_size
+        return self._forward(device) + self.cache / heads / device.batch * sampling_batch_size
+
+    def scoring(self, device, batch_size):
+        """While completions are scored, per chip."""
+        return self._forward(device) + self.layer / device.batch * batch_size
+
+    def _forward(self, device):
+        return self.held(device) + self.copies / device.model + self.logits
 
     def settings(self, device, batch_size=128):
-        """(batch_size, microbatch_size) that fit, the largest first; `None` where not even one prompt does."""
+        """(batch_size, sampling_batch_size, microbatch_size) that fit, each the largest; `None` where not even one does."""
         limit = MARGIN * device.gib * GIB
         sizes = [size for size in (batch_size >> i for i in range(batch_size.bit_length())) if size >= device.batch]
-        batch = next((size for size in sizes if self.sampling(device, size) <= limit), None)
-        micro = next((size for size in sizes if batch and size <= batch and self.updating(device, size) <= limit), None)
-        return (batch, micro) if batch and micro else None
+
+        def largest(need, sizes):
+            return next((size for size in sizes if need(device, size) <= limit), 0)
+
+        batch = largest(self.scoring, sizes)
+        parts = [size for size in sizes if size <= batch]
+        found = batch, largest(self.sampling, parts), largest(self.updating, parts)
+        return found if all(found) else None
 
 
 def memory(name, *, lora_rank=0, prompt_length=64, completion_length=64, n=2):
@@ -112,7 +124,7 @@ def memory(name, *, lora_rank=0, prompt_length=64, completion_length=64, n=2):
     Example:
 
     ```python
-    memory("gemma_2b", lora_rank=8).settings(DEVICES[0])  # (64, 4): prompts an update, and in memory at a time
+    memory("gemma_2b", lora_rank=8).settings(DEVICES[0])  # (128, 128, 4): prompts a batch, sampled, updated at a time
     ```
     """
     from keras_bond.scale import CONFIGURATIONS  # which needs JAX
@@ -143,11 +155,14 @@ def table_of(memories, devices=DEVICES, batch_size=128):
         for name, need in memories.items():
             found = need.settings(device, batch_size)
             row = {"device": device.name, "GiB a chip": device.gib, "model": name, "held": need.held(device) / GIB}
-            row |= {"batch_size": "does not fit", "microbatch_size": "", "updating": "", "sampling": ""}
+            row |= dict.fromkeys(("batch_size", "sampling_batch_size", "microbatch_size", "sampling", "updating"), "")
             if found:
-                update, sampling = need.updating(device, found[1]) / GIB, need.sampling(device, found[0]) / GIB
-                row |= {"batch_size": str(found[0]), "microbatch_size": str(found[1])}
-                row |= {"updating": f"{update:.1f}", "sampling": f"{sampling:.1f}"}
+                batch, sampled, micro = found
+                row |= {"batch_size": str(batch), "sampling_batch_size": str(sampled), "microbatch_size": str(micro)}
+                peaks = max(need.sampling(device, sampled), need.scoring(device, batch)), need.updating(device, micro)
+                row |= {name: f"{peak / GIB:.1f}" for name, peak in zip(("sampling", "updating"), peaks, strict=True)}
+            else:
+                row["batch_size"] = "does not fit"
             rows.append(row)
     return rows
 
@@ -166,7 +181,7 @@ def _figures(name, layers, lora_rank, width, budget, n):
         "shadows": _bytes([*trainer.anchor.variables, *trainer.reference.variables]),
         "gradients": _bytes(policy.trainable_variables),
         "copies": 2 * sum(math.prod(v.shape) for v in computed_otherwise),  # in bfloat16
-        "activations": 2 * _kept(trainer.rollout, width, budget) / ROWS,  # the policy's sample, and the best of the anchor's
+        "activations": _kept(trainer.rollout, width, budget) / PROMPTS,
         "cache": (1 + n) * _cache(policy, width + budget),
     }
 
@@ -183,13 +198,16 @@ def _trainer(name, layers, lora_rank, width, budget, n):
 
 
 def _kept(rollout: Rollout, width, budget):
-    """Bytes that the backward pass of `Rollout.hidden` needs of the forward pass, for `ROWS` rows; weights not counted."""
+    """Bytes that the backward pass of `Rollout.hidden` needs of the forward pass, for `PROMPTS`; weights not counted.
+
+    Two completions a prompt: the policy's sample, and the best of the anchor's.
+    """
     import jax
 
-    policy, groups = rollout.causal_lm, []
-    for variables in (rollout.causal_lm.trainable_variables, rollout.causal_lm.non_trainable_variables):
+    policy, groups, rows = rollout.causal_lm, [], (PROMPTS, 2 * PROMPTS)
+    for variables in (policy.trainable_variables, policy.non_trainable_variables):
         groups.append([jax.ShapeDtypeStruct(v.shape, v.dtype) for v in variables])
-    prompt, completion = (jax.ShapeDtypeStruct((ROWS, length), "int32") for length in (width, budget))
+    prompt, completion = (jax.ShapeDtypeStruct(s, "int32") for s in zip(rows, (width, budget), strict=True))
 
     def backward(trainable, frozen, ids, mask, completion_ids):
         def hidden(trainable):
@@ -199,7 +217,7 @@ def _kept(rollout: Rollout, width, budget):
         return jax.vjp(hidden, trainable)[1]
 
     kept = jax.tree.leaves(jax.eval_shape(backward, *groups, prompt, prompt, completion))
-    return _bytes(array for array in kept if array.shape[:1] == (ROWS,))
+    return _bytes(array for array in kept if array.shape and array.shape[0] in rows)
 
 
 def _cache(policy, length):

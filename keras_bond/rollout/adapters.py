@@ -86,12 +86,12 @@ def _is_product(layer):
 
 
 def _is_plain(equation):
-    """Whether the kernel's last axis, which B makes, is the last of the output and no input's: "btd,ndh->btnh"; and whether
-    every axis has a name and is in two of the three, as `product` wants it."""
+    """Whether the output has the axes that only the inputs have, then those that only the kernel has, with the last of the
+    kernel, which B makes, among these: "btd,ndh->btnh"."""
     operands, output = equation.split("->")
     inputs, kernel = operands.split(",")
-    in_two = set(inputs) <= set(kernel + output) and set(kernel) <= set(inputs + output)
-    return kernel[-1] == output[-1] and kernel[-1] not in inputs and in_two and "." not in equation
+    own = [axis for axis in inputs if axis not in kernel] + [axis for axis in kernel if axis not in inputs]
+    return output == "".join(own) and output[-1] == kernel[-1] and "." not in equation
 
 
 def _product_and_adapter(layer, inputs, training=None):

@@ -1,8 +1,16 @@
-"""The decoders of Gemma, Gemma 2 and Gemma 3 on a few columns at a time, each layer with a cache of keys and values."""
+"""The decoders of Gemma, Gemma 2 and Gemma 3 on a few columns at a time, each layer with a cache of keys and values.
+
+KerasHub's own layers copy all of a cache at every token, and on TensorFlow what they write has no gradient.
+"""
+
+import functools
 
 import keras
 from keras import ops
 from keras_hub import models
+
+SUPPORTED = (models.GemmaBackbone, models.Gemma3Backbone)
+"""The backbones whose layers `decode` knows."""
 
 
 def new_cache(backbone, shape, dtype):
@@ -14,51 +22,56 @@ def new_cache(backbone, shape, dtype):
 def decode(backbone, token_ids, cache, index, mask):
     """Hidden states (B, q, D) of `token_ids` (B, q), which stand in columns index, index + 1, ..., and the updated cache.
 
-    `mask` (B, S) is 1 in the columns that hold tokens.
+    `mask` (B, S) is 1 in the columns that hold tokens. Where `index` is an int, the cache may still lack these columns.
     """
-    run = next(layer for kind, layer in LAYERS.items() if isinstance(backbone, kind))
+    columns = index + ops.arange(token_ids.shape[1], dtype="int32")
+    seen = ops.expand_dims(columns, 1) >= ops.arange(mask.shape[1], dtype="int32")
+    seen = ops.logical_and(seen, ops.expand_dims(ops.cast(mask, "bool"), 1))
     x = backbone.token_embedding(token_ids)
     x = x * ops.cast(ops.sqrt(backbone.hidden_dim), x.dtype)
     updated = []
     for layer, layer_cache in zip(backbone.transformer_layers, cache, strict=True):
-        x, layer_cache = run(layer, x, layer_cache, index, mask)
+        run = functools.partial(_decode_layer, layer, index=index, seen=seen)
+        x, layer_cache = layer.rematerialized_call(run)(x, layer_cache)  # `run` as it is, but for `keras.RematScope`
         updated.append(layer_cache)
     return backbone.layer_norm(x), updated
 
 
 def write_columns(array, index, values):
-    """`array` (B, S, ...) with `values` (B, q, ...) in columns index, index + 1, ...; on Torch in place.
+    """`array` (B, S, ...) with `values` (B, q, ...) in columns index, index + 1, ...
 
-    Compilers see that the old array is not needed any more. Keras' update on Torch copies all of it.
+    Where `index` is an int, the columns may be new ones, next to the last. Where it is a tensor, they are written in place:
+    compilers see that the old array is not needed any more; Keras' update on Torch copies all of it.
     """
+    if isinstance(index, int):
+        return ops.concatenate([array[:, :index], values, array[:, index + values.shape[1] :]], axis=1)
     if keras.config.backend() == "torch":
         return array.index_copy_(1, index + ops.arange(values.shape[1], dtype="int64"), values)
     return ops.slice_update(array, (0, index, *[0] * (len(array.shape) - 2)), values)
 
 
-def _gemma(layer, x, cache, index, mask):
-    """KerasHub's Gemma layer holds keys and values in one tensor, and copies all of it at every token."""
+def _decode_layer(layer, x, cache, index, seen):
     attention, (keys, values) = layer.attention, cache
-    columns = index + ops.arange(x.shape[1], dtype="int32")
-    seen = ops.expand_dims(columns, 1) >= ops.arange(keys.shape[1], dtype="int32")
-    seen = ops.logical_and(seen, ops.expand_dims(ops.cast(mask, "bool"), 1))
 
     h = layer.pre_attention_norm(x)
-    query = attention._apply_rope(attention.query_dense(h), index)
-    keys = write_columns(keys, index, attention._apply_rope(attention.key_dense(h), index))
+    query, key = attention.query_dense(h), attention.key_dense(h)
+    if getattr(attention, "use_query_key_norm", False):
+        query, key = attention.query_norm(query), attention.key_norm(key)
+    keys = write_columns(keys, index, attention._apply_rope(key, index))
     values = write_columns(values, index, attention.value_dense(h))
+    query = attention._apply_rope(query, index)
     h = attention.output_dense(attention._compute_attention(query, keys, values, seen, cache_update_index=index))
-    x = x + (layer.post_attention_norm(h) if layer.use_post_attention_norm else h)
+    x = add(x, layer.post_attention_norm(h) if layer.use_post_attention_norm else h)
 
     h = layer.pre_ffw_norm(x)
     h = keras.activations.gelu(layer.gating_ffw(h), approximate=True) * layer.gating_ffw_2(h)
     h = layer.ffw_linear(h)
-    return x + (layer.post_ffw_norm(h) if layer.use_post_ffw_norm else h), (keys, values)
+    return add(x, layer.post_ffw_norm(h) if layer.use_post_ffw_norm else h), (keys, values)
 
 
-def _gemma3(layer, x, cache, index, mask):
-    return layer(x, padding_mask=mask, cache=cache, cache_update_index=index)
-
-
-LAYERS = {models.GemmaBackbone: _gemma, models.Gemma3Backbone: _gemma3}
-"""By the type of a backbone, what runs one of its layers: (layer, x, cache, index, mask) -> (x, cache)."""
+def add(x, y):
+    """x + y; in float16, which Gemma 3 overflows, as near to it as float16 comes."""
+    if keras.backend.standardize_dtype(x.dtype) != "float16":
+        return x + y
+    largest = 65504
+    return ops.cast(ops.clip(ops.cast(x, "float32") + ops.cast(y, "float32"), -largest, largest), "float16")

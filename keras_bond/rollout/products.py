@@ -11,10 +11,12 @@ def product(equation, inputs, kernel):
 
     JAX itself has the last one as ((dL/dy)^T x)^T. On a CPU, XLA then writes dL/dy transposed, and with it all that makes
     dL/dy of other arrays, an element at a time: a fifth of an update. The sums are the same. There is no forward-mode
-    derivative (`jax.jvp`), as of any function with a gradient of its own.
+    derivative (`jax.jvp`), as of any function with a gradient of its own. On Torch, y takes half of
+    the operations that `einsum` makes of it.
 
     Args:
-        equation: of two operands, without an ellipsis; every index is in two of inputs, kernel and output, or in all.
+        equation: of two operands, without an ellipsis; the output has the axes that only the inputs have, then those that
+            only the kernel has.
         inputs, kernel: tensors of one dtype.
 
     Returns:
@@ -25,10 +27,13 @@ def product(equation, inputs, kernel):
     >>> product("btd,df->btf", ops.ones((1, 1, 2)), ops.convert_to_tensor([[1.0], [2.0]])).tolist()
     [[[3.0]]]
     """
-    if keras.config.backend() != "jax":
+    if keras.config.backend() == "tensorflow":
         return ops.einsum(equation, inputs, kernel)
     operands, y = equation.split("->")
     x, w = operands.split(",")
+    if keras.config.backend() == "torch":
+        summed = [axis for axis in x if axis in w]
+        return ops.tensordot(inputs, kernel, [[names.index(axis) for axis in summed] for names in (x, w)])
 
     @ops.custom_gradient
     def with_gradient(inputs, kernel):

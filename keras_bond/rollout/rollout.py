@@ -14,7 +14,7 @@ from keras import ops
 from keras_bond._checks import check_at_least
 from keras_bond.ops import completion_mask, draw_tokens, in_chunks, smallest_divisor, token_log_probs
 from keras_bond.rollout.adapters import differ_in_adapters_alone, join_sides, set_products, side_by_side, split_sides
-from keras_bond.rollout.decoder import LAYERS, decode, new_cache, write_columns
+from keras_bond.rollout.decoder import SUPPORTED, decode, new_cache, write_columns
 from keras_bond.rollout.devices import spread_rows
 from keras_bond.rollout.functional import Program, Recorded, using
 
@@ -63,7 +63,7 @@ class Rollout:
         sampling_batch_size=None,
     ):
         backbone = getattr(causal_lm, "backbone", None)
-        if not isinstance(backbone, tuple(LAYERS)):
+        if not isinstance(backbone, SUPPORTED):
             raise ValueError(
                 "The policy must be a KerasHub `CausalLM` with a Gemma, Gemma 2 or Gemma 3 backbone, such as "
                 "`keras_hub.models.GemmaCausalLM.from_preset(...)`. "
@@ -176,16 +176,22 @@ class Rollout:
         return [Completions(*fields) for fields in sampled]
 
     def score(self, weights, prompt_ids, prompt_mask, completion_ids):
-        """(B, T) float32: log-probability of every completion token under `weights` at the sampling temperature."""
+        """(B S, T) float32: log-probability of each token of `completion_ids` (B S, T) at the sampling temperature."""
         return self._score(weights, *_tensors(prompt_ids, prompt_mask, completion_ids))
 
     def hidden(self, prompt_ids, prompt_mask, completion_ids):
-        """(B, T, D): the last hidden state before each completion token, from the model's present weights."""
-        width = prompt_ids.shape[1]
-        ids = ops.concatenate([prompt_ids, completion_ids[:, :-1]], axis=1)
-        mask = ops.concatenate([prompt_mask, ops.ones_like(completion_ids[:, :-1])], axis=1)
-        hidden = self.causal_lm.backbone({"token_ids": ids, "padding_mask": mask}, training=False)
-        return hidden[:, width - 1 :]
+        """(B S, T, D): the last hidden state before each completion token, from the model's present weights.
+
+        `completion_ids` (B S, T): the S completions of a prompt next to each other. They share the pass of their prompt, but
+        for its last token.
+        """
+        (prompts, width), (rows, length) = prompt_ids.shape, completion_ids.shape
+        read = width - 1 if rows > prompts else 0
+        of_prompts = prompt_ids[:, read:], prompt_mask, self._prefill(prompt_ids[:, :read], prompt_mask[:, :read])
+        rest, mask, cache = keras.tree.map_structure(lambda array: ops.repeat(array, rows // prompts, axis=0), of_prompts)
+        ids = ops.concatenate([rest, completion_ids[:, :-1]], axis=1)
+        hidden, _ = decode(self.causal_lm.backbone, ids, cache, read, _with_completion(mask, length))
+        return hidden[:, width - 1 - read :]
 
     def logits(self, hidden):
         """(..., V): the logits of the token that follows each hidden state (..., D)."""
@@ -212,6 +218,11 @@ class Rollout:
             lambda h, ids: token_log_probs(self.logits(h), ids, self.temperature), hidden, completion_ids
         )
 
+    def _prefill(self, token_ids, mask):
+        """The cache of tokens (B, S), S >= 0, that nothing but what follows them asks for."""
+        cache = new_cache(self.causal_lm.backbone, (token_ids.shape[0], 0), self.causal_lm.compute_dtype)
+        return decode(self.causal_lm.backbone, token_ids, cache, 0, mask)[1] if token_ids.shape[1] else cache
+
     def _score_function(self, weights, prompt_ids, prompt_mask, completion_ids):
         with using(self.causal_lm, weights):
             return self.token_log_probs(prompt_ids, prompt_mask, completion_ids)
@@ -236,29 +247,25 @@ class Rollout:
     def _generate(self, sources, prompt_ids, prompt_mask):
         """The completions of all `sources`, from one loop: a row for every sample, the samples of a prompt side by side."""
         weights, uniforms = zip(*sources, strict=True)
-        (batch_size, width), budget = prompt_ids.shape, uniforms[0].shape[2]
+        batch_size, budget = prompt_ids.shape[0], uniforms[0].shape[2]
         counts, once = [of_source.shape[1] for of_source in uniforms], [1] * len(sources)
         uniforms = join_sides([ops.reshape(of_source, (-1, budget)) for of_source in uniforms], counts)
         prompt_ids, prompt_mask = (ops.repeat(rows, len(sources), axis=0) for rows in (prompt_ids, prompt_mask))
         own = ops.tile(ops.eye(len(sources)), (batch_size, 1))
-        read = width - 1  # all but the last prompt token, which the first step below takes
-        cache = new_cache(self.causal_lm.backbone, (prompt_ids.shape[0], read), self.causal_lm.compute_dtype)
-        if read:
-            with side_by_side(self.causal_lm, weights, own):
-                _, cache = decode(self.causal_lm.backbone, prompt_ids[:, :read], cache, 0, prompt_mask[:, :read])
+        with side_by_side(self.causal_lm, weights, own):
+            cache = self._prefill(prompt_ids[:, :-1], prompt_mask[:, :-1])  # the first step takes the last
 
         def for_every_sample(of_sources):
             sides = zip(split_sides(of_sources, once), counts, strict=True)
             return join_sides([ops.repeat(side, count, axis=0) for side, count in sides], counts)
 
         def with_room(cache):  # for the last prompt token and the completion
-            return ops.pad(cache, ((0, 0), (0, 1 + budget), (0, 0), (0, 0)))
+            return ops.pad(cache, ((0, 0), (0, budget), (0, 0), (0, 0)))
 
         token, prompt_mask, own, cache = keras.tree.map_structure(
             for_every_sample, (prompt_ids[:, -1], prompt_mask, own, cache)
         )
-        mask = ops.pad(prompt_mask, ((0, 0), (0, budget)), constant_values=1)
-        cache = keras.tree.map_structure(with_room, cache)
+        mask, cache = _with_completion(prompt_mask, budget), keras.tree.map_structure(with_room, cache)
         rows = batch_size * sum(counts)
 
         def unfinished(step, token, done, token_ids, log_probs, cache):
@@ -280,7 +287,7 @@ class Rollout:
         return zip(*(split_sides(field, counts) for field in completions), strict=True)
 
     def _next_token_function(self, weights, own, uniforms, mask, step, token, done, token_ids, log_probs, cache):
-        column = mask.shape[1] - token_ids.shape[1] - 1 + step
+        column = mask.shape[1] - token_ids.shape[1] + step
         with side_by_side(self.causal_lm, weights, own):
             hidden, cache = decode(self.causal_lm.backbone, ops.expand_dims(token, 1), cache, column, mask)
             logits = self.logits(hidden)[:, 0]
@@ -298,6 +305,11 @@ class Rollout:
         end_of_turn = self.tokenizer.token_to_id("<end_of_turn>")
         known = self.tokenizer.id_to_token(end_of_turn) == "<end_of_turn>"
         return (self.tokenizer.end_token_id, *([end_of_turn] if known else []))
+
+
+def _with_completion(prompt_mask, length):
+    """The mask of the prompts and of `length` tokens from the last of theirs on; of the completion all are seen."""
+    return ops.pad(prompt_mask, ((0, 0), (0, length - 1)), constant_values=1)
 
 
 def _tensors(*values):

@@ -45,8 +45,8 @@ def _trace_sample(trainer, batch_size, prompt_length, tokens):
 
 
 def _trace_score(trainer, batch_size, prompt_length):
-    rows = batch_size * trainer.num_samples
-    prompt, completion = ((rows, length) for length in (prompt_length, trainer.rollout.max_completion_length))
+    prompt = (batch_size, prompt_length)
+    completion = (batch_size * trainer.num_samples, trainer.rollout.max_completion_length)
     arguments = (_rows(shape, "int32") for shape in (prompt, prompt, completion))
     return jax.jit(lambda *arguments: trainer.rollout.score(*arguments)).trace(_weights(trainer.policy), *arguments)
 

@@ -206,15 +206,14 @@ class AlignmentTrainer(StateSaving, BackendTrainer, keras.Model):
         rollout, m, k = self.rollout, self.num_samples, self.num_anchor_samples
         rows = rows_here(rows)
         prompt_ids, prompt_mask = rollout.pad([self._encoded[i] for i in rows], self._width)
-        prompt = [rows_spread(field) for field in (prompt_ids, prompt_mask)]
+        prompt = rows_spread(prompt_ids), rows_spread(prompt_mask)
 
         sources = [(draw.policy, draw.policy_uniforms), (draw.anchor, draw.anchor_uniforms)][: 2 if k else 1]
         y, *others = rollout.sample_each(sources, *prompt)
         (anchor_samples,) = others or [y]
 
         def log_prob(weights):
-            ids, mask = (rows_spread(np.repeat(field, m, axis=0)) for field in (prompt_ids, prompt_mask))
-            return sequence_log_prob(rollout.score(weights, ids, mask, y.token_ids), y.mask)
+            return sequence_log_prob(rollout.score(weights, *prompt, y.token_ids), y.mask)
 
         # dispatched before the host computes rewards, so that on JAX the device works meanwhile
         anchor_log_prob = log_prob(draw.anchor)
@@ -325,7 +324,7 @@ class AlignmentTrainer(StateSaving, BackendTrainer, keras.Model):
         next token along the first contender, (b, T)."""
         rollout, (_, samples, length) = self.rollout, ids.shape
         rows = ops.reshape(ids, (-1, length))
-        hidden = rollout.hidden(ops.repeat(prompt_ids, samples, axis=0), ops.repeat(prompt_mask, samples, axis=0), rows)
+        hidden = rollout.hidden(prompt_ids, prompt_mask, rows)
         log_probs = ops.reshape(rollout.hidden_log_probs(hidden, rows), ids.shape)
         if not (self.variance_reduction and samples > self.num_samples):
             return (log_probs,)

@@ -64,10 +64,10 @@ def test_operations_of_a_forward_pass():
 
     backbone = {"num_layers": 3, "hidden_dim": 5, "num_query_heads": 4, "num_key_value_heads": 2, "head_dim": 7}
     backbone |= {"intermediate_dim": 22, "vocabulary_size": 13}
-    rows, tokens, projected = 2, 6, 4
-    total = 0
-    for token in range(tokens):
-        projections = 5 * 4 * 7 + 2 * 5 * 2 * 7 + 4 * 7 * 5
-        attention = 2 * 4 * 7 * (token + 1)
-        total += 3 * (projections + attention + 3 * 5 * 11)
-    assert forward_flops(backbone, rows, tokens, projected) == 2 * rows * (total + projected * 5 * 13)
+    prompts, rows, prompt_length, completion_length = 2, 6, 5, 4
+
+    def of_token(place):
+        return 3 * (5 * 4 * 7 + 2 * 5 * 2 * 7 + 4 * 7 * 5 + 2 * 4 * 7 * (place + 1) + 3 * 5 * 11)
+
+    total = prompts * sum(map(of_token, range(4))) + rows * (sum(map(of_token, range(4, 8))) + completion_length * 5 * 13)
+    assert forward_flops(backbone, prompts, rows, prompt_length, completion_length) == 2 * total

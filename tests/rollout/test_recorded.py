@@ -4,7 +4,6 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_bond.rollout.decoder import write_columns
 from keras_bond.rollout.functional import Recorded
 
 RECORDS = keras.config.backend() == "torch"
@@ -36,11 +35,3 @@ def test_a_function_that_reads_a_tensor_on_the_host_stays_eager(to_numpy):
     first = Recorded(lambda x: x[: int(x[0])])
     for values in ([1, 8, 9], [2, 8, 9]):
         np.testing.assert_array_equal(to_numpy(first(ops.convert_to_tensor(values))), values[: values[0]])
-
-
-def test_columns_are_written_and_the_others_stay(to_numpy):
-    array, values = np.arange(24.0, dtype="float32").reshape(2, 4, 3), -np.ones((2, 2, 3), "float32")
-    expected = array.copy()
-    expected[:, 1:3] = values
-    found = write_columns(ops.convert_to_tensor(array), ops.convert_to_tensor(1, "int32"), ops.convert_to_tensor(values))
-    np.testing.assert_array_equal(to_numpy(found), expected)

@@ -41,6 +41,72 @@ def test_score_equals_the_plain_model_on_ragged_prompts(policy, temperature):
         np.testing.assert_allclose(score, expected, rtol=1e-4, atol=1e-5)
 
 
+def test_completions_share_the_pass_of_their_prompt(policy, to_numpy):
+    """Log-probabilities and gradients of 3 completions a prompt are those of the model's own logits, row by row."""
+    rollout, samples, length = Rollout(policy, 8, 5), 3, 5
+    encoded = rollout.encode(PROMPTS)
+    rng = np.random.default_rng(5)
+    completions = rng.integers(0, 7, (samples * len(PROMPTS), length)).astype("int32")
+    factor = ops.convert_to_tensor(rng.standard_normal(completions.shape, "float32"))
+    prompt = [ops.convert_to_tensor(field) for field in rollout.pad(encoded)]
+
+    rows, mask = np.zeros((2, len(completions), 16), "int32")
+    places = np.zeros((len(completions), length, 1), "int32")
+    for i, completion in enumerate(completions):
+        ids = [*encoded[i // samples], *completion]
+        rows[i, : len(ids)], mask[i, : len(ids)] = ids, 1
+        places[i, :, 0] = np.arange(len(ids) - length, len(ids)) - 1
+
+    def plain():
+        logits = ops.take_along_axis(policy({"token_ids": rows, "padding_mask": mask}), places, axis=1)
+        log_probs = ops.take_along_axis(ops.log_softmax(logits), np.expand_dims(completions, 2), axis=2)
+        return ops.squeeze(log_probs, 2)
+
+    def shared():
+        return rollout.token_log_probs(*prompt, ops.convert_to_tensor(completions))
+
+    np.testing.assert_allclose(to_numpy(shared()), to_numpy(plain()), rtol=1e-4, atol=1e-5)
+    expected, found = (
+        tiny.gradients(lambda f=f: ops.sum(factor * f()), policy.trainable_variables) for f in (plain, shared)
+    )
+    for variable, theirs, ours in zip(policy.trainable_variables, expected, found, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5 * np.abs(theirs).max(), err_msg=variable.path)
+
+
+@pytest.mark.parametrize("kind", ["gemma2", "gemma3"])
+def test_layers_of_a_remat_scope_are_computed_again(kind):
+    with keras.RematScope("list_of_layers", layer_names=["decoder_block_0", "decoder_block_1"]):
+        again = tiny.causal_lm(kind)
+    completions = ops.convert_to_tensor(np.random.default_rng(6).integers(0, 7, (8, 4)).astype("int32"))
+    gradients, programs = [], []
+    for policy in (tiny.causal_lm(kind), again):
+        rollout = Rollout(policy, 8, 4)
+        prompt = [ops.convert_to_tensor(field) for field in rollout.pad(rollout.encode(PROMPTS))]
+        log_prob = lambda r=rollout, p=prompt: ops.sum(r.token_log_probs(*p, completions))  # noqa: E731
+        gradients.append(tiny.gradients(log_prob, policy.trainable_variables))
+        if keras.config.backend() == "jax":
+            import jax
+
+            programs.append(str(jax.make_jaxpr(log_prob)()))
+    for once, twice in zip(*gradients, strict=True):
+        np.testing.assert_allclose(twice, once, rtol=1e-4, atol=1e-4 * np.abs(once).max())
+    assert [program.count("remat2[") for program in programs] in ([], [0, 4])  # prompts and completions, two layers
+
+
+@pytest.mark.skipif(keras.config.backend() != "jax", reason="reads JAX's count of operations")
+def test_a_prompt_is_passed_forward_once():
+    """With 7 tokens of a prompt to 2 of a completion, 8 completions are 7 + 8 x 2 tokens in place of 8 x 9."""
+    import jax
+
+    rollout = Rollout(tiny.causal_lm("gemma2"), 8, 2)
+
+    def operations(prompts, rows):
+        shapes = [jax.ShapeDtypeStruct(shape, "int32") for shape in ((prompts, 8), (prompts, 8), (rows, 2))]
+        return jax.jit(rollout.hidden).lower(*shapes).cost_analysis()["flops"]
+
+    assert operations(1, 8) < 0.45 * operations(8, 8)
+
+
 def test_sampling_with_a_cache_equals_inverting_the_plain_distribution(policy):
     rollout = Rollout(policy, 8, 6)
     encoded = rollout.encode(PROMPTS)

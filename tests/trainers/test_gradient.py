@@ -70,29 +70,7 @@ def exact_gradient(trainer, expected_reward):
     def surrogate():
         return ops.sum(weight * sequence_log_prob(rollout.token_log_probs(*tensors), mask))
 
-    return _gradients(surrogate, policy)
-
-
-def _gradients(surrogate, policy):
-    variables = policy.trainable_variables
-    backend = keras.config.backend()
-    if backend == "jax":
-        import jax
-
-        def stateless(values):
-            with keras.StatelessScope(state_mapping=zip(variables, values, strict=True)):
-                return surrogate()
-
-        return [np.asarray(g) for g in jax.grad(stateless)([v.value for v in variables])]
-    if backend == "tensorflow":
-        import tensorflow as tf
-
-        with tf.GradientTape() as tape:
-            loss = surrogate()
-        return [tf.convert_to_tensor(g).numpy() for g in tape.gradient(loss, [v.value for v in variables])]
-    policy.zero_grad()
-    surrogate().backward()
-    return [ops.convert_to_numpy(v.value.grad) for v in variables]
+    return tiny.gradients(surrogate, policy.trainable_variables)
 
 
 def sampled_gradients(trainer):
