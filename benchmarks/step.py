@@ -13,9 +13,9 @@ of 32 tokens. Where there is a GPU, all are on it, with products in TF32, as JAX
 are left out.
 
 Each contestant is a process; they take turns, round by round, and sleep in between. The table gives medians over rounds of
-the medians over a turn's steps; the ratio to the first contestant is taken within each round. `work` is what the matrix
-products of a step take where the rows of a prompt share its pass. Writes `step-MODEL.json` beside this file, on a GPU
-`step-MODEL-CARD.json`.
+the medians over a turn's steps; the ratio to the first contestant is taken within each round. `work` is the least that the
+matrix products of a step take: the rows of a prompt share its pass, as they do not elsewhere. Writes `step-MODEL.json`
+beside this file, on a GPU `step-MODEL-CARD.json`.
 """
 
 import argparse

@@ -21,7 +21,7 @@ GIB = 2**30
 MARGIN = 0.9
 """The share of a device's memory that is planned with: the rest is for fragments and what the compiler wants."""
 PROMPTS = 11
-"""Of the traced forward pass. An axis of this length, or of twice this length, is one of rows: no model has it elsewhere."""
+"""Of the traced forward pass. A first axis of this length, or of twice this length, is one of rows: no weight has it."""
 
 
 class Device(NamedTuple):
@@ -62,10 +62,12 @@ class Memory(NamedTuple):
     """Of one chunk of positions, float32, with their gradient."""
     activations: float
     """What the backward pass needs of the forward pass, per prompt: for the prompt, and for two completions."""
-    layer: float
-    """The part of it that one layer makes: about what a forward pass alone has in memory."""
+    scored: float
+    """What one layer makes of a prompt and a completion: about what a forward pass alone has in memory, per prompt."""
+    read: float
+    """What one layer makes of a prompt before samples are drawn, per prompt: with LoRA twice, for the anchor beside it."""
     cache: float
-    """Keys and values while sampling, per prompt: its prefill and one row for each sample."""
+    """Keys and values while sampling, per prompt: one row for each sample."""
     split_heads: int
     """Heads of keys and values that can be spread over chips."""
 
@@ -81,11 +83,11 @@ class Memory(NamedTuple):
     def sampling(self, device, sampling_batch_size):
         """While completions are sampled, per chip."""
         heads = device.model if self.split_heads % device.model == 0 else 1
-        return self._forward(device) + self.cache / heads / device.batch * sampling_batch_size
+        return self._forward(device) + max(self.cache / heads, self.read) / device.batch * sampling_batch_size
 
     def scoring(self, device, batch_size):
         """While completions are scored, per chip."""
-        return self._forward(device) + self.layer / device.batch * batch_size
+        return self._forward(device) + self.scored / device.batch * batch_size
 
     def _forward(self, device):
         return self.held(device) + self.copies / device.model + self.logits
@@ -134,10 +136,13 @@ def memory(name, *, lora_rank=0, prompt_length=64, completion_length=64, n=2):
     _, sizes = CONFIGURATIONS[name]
     one, two = (_figures(name, layers, lora_rank, prompt_length, completion_length, n) for layers in (1, 2))
     whole = {key: one[key] + (sizes["num_layers"] - 1) * (two[key] - one[key]) for key in one}
+    read, follow = prompt_length - 1, completion_length
+    of_a_token = (two["activations"] - one["activations"]) / (read + 2 * follow)
     return Memory(
         **whole,
         logits=2 * 4 * LOGITS_AT_ONCE,
-        layer=two["activations"] - one["activations"],
+        scored=of_a_token * (read + follow),
+        read=of_a_token * read * (2 if lora_rank else 1),
         split_heads=sizes["num_key_value_heads"],
     )
 

@@ -32,7 +32,7 @@ def decode(backbone, token_ids, cache, index, mask):
     updated = []
     for layer, layer_cache in zip(backbone.transformer_layers, cache, strict=True):
         run = functools.partial(_decode_layer, layer, index=index, seen=seen)
-        x, layer_cache = layer.rematerialized_call(run)(x, layer_cache)  # `run` as it is, but for `keras.RematScope`
+        x, layer_cache = layer.rematerialized_call(run, x)(x, layer_cache)  # `run` as it is, but for `keras.RematScope`
         updated.append(layer_cache)
     return backbone.layer_norm(x), updated
 

@@ -13,21 +13,23 @@ def replicas():
     return strategy if strategy.num_replicas_in_sync > 1 else None
 
 
-def spread_rows(value):
+def spread_rows(value, units=None):
     """A batch with its rows spread over the devices of the distribution in force; as it is where there is none.
 
     On JAX, inside a compiled program, this asks the compiler to compute it so; on TensorFlow it is a `PerReplica` for
-    `compiled`. Rows that the devices do not divide stay together.
+    `compiled`. Rows that the devices do not divide stay together, and so do those of `units`, of several rows each (prompts
+    with several completions), that they do not divide.
     """
+    units = units or value.shape[0]
     if strategy := replicas():
         import tensorflow as tf
 
-        if value.shape[0] % strategy.num_replicas_in_sync:
+        if units % strategy.num_replicas_in_sync:
             return value
         parts = tf.split(value, strategy.num_replicas_in_sync)
         return strategy.experimental_distribute_values_from_function(lambda context: parts[context.replica_id_in_sync_group])
     distribution = keras.distribution.distribution()
-    if distribution is None or value.shape[0] % distribution.num_model_replicas:
+    if distribution is None or units % distribution.num_model_replicas:
         return value
     return keras.distribution.distribute_tensor(value, distribution.get_data_layout(value.shape))
 

@@ -11,8 +11,8 @@ def product(equation, inputs, kernel):
 
     JAX itself has the last one as ((dL/dy)^T x)^T. On a CPU, XLA then writes dL/dy transposed, and with it all that makes
     dL/dy of other arrays, an element at a time: a fifth of an update. The sums are the same. There is no forward-mode
-    derivative (`jax.jvp`), as of any function with a gradient of its own. On Torch, y takes half of
-    the operations that `einsum` makes of it.
+    derivative (`jax.jvp`), as of any function with a gradient of its own. On Torch it is a `tensordot`, of half as many
+    operations as an `einsum`.
 
     Args:
         equation: of two operands, without an ellipsis; the output has the axes that only the inputs have, then those that

@@ -76,6 +76,19 @@ class Rollout:
             )
         if getattr(backbone, "vision_encoder", None) is not None:
             raise ValueError("Only text models are supported: load the Gemma 3 preset whose name ends in `_text`.")
+        if getattr(backbone, "use_bidirectional_attention", False):
+            raise ValueError(
+                "The policy must be a model that writes, each of whose tokens sees those before it. Received: a backbone "
+                "that embeds texts, with use_bidirectional_attention=True"
+            )
+        theirs = {
+            type(layer) for layer in backbone.transformer_layers if not type(layer).__module__.startswith("keras_hub.")
+        }
+        if theirs:
+            raise ValueError(
+                "The layers of the policy's backbone must be KerasHub's own: their parts are run here, not their `call`. "
+                f"Received: {', '.join(sorted(layer.__name__ for layer in theirs))}"
+            )
         check_at_least(1, max_prompt_length=max_prompt_length, max_completion_length=max_completion_length)
         check_at_least(1, sampling_batch_size=1 if sampling_batch_size is None else sampling_batch_size)
         if not temperature > 0:
@@ -176,7 +189,16 @@ class Rollout:
         return [Completions(*fields) for fields in sampled]
 
     def score(self, weights, prompt_ids, prompt_mask, completion_ids):
-        """(B S, T) float32: log-probability of each token of `completion_ids` (B S, T) at the sampling temperature."""
+        """(B S, T) float32: log-probability of each token of `completion_ids` (B S, T) at the sampling temperature.
+
+        Raises:
+            ValueError: if there are not equally many completions for each of the B prompts.
+        """
+        if completion_ids.shape[0] % prompt_ids.shape[0]:
+            raise ValueError(
+                "`completion_ids` must have equally many rows for each prompt, those of a prompt next to each other. "
+                f"Received: {completion_ids.shape[0]} completions of {prompt_ids.shape[0]} prompts"
+            )
         return self._score(weights, *_tensors(prompt_ids, prompt_mask, completion_ids))
 
     def hidden(self, prompt_ids, prompt_mask, completion_ids):
@@ -209,17 +231,17 @@ class Rollout:
         return keras.tree.map_structure(ops.transpose, result)
 
     def token_log_probs(self, prompt_ids, prompt_mask, completion_ids):
-        """(B, T) float32: `score` under the model's present weights, differentiable."""
+        """(B S, T) float32: `score` under the model's present weights, differentiable."""
         return self.hidden_log_probs(self.hidden(prompt_ids, prompt_mask, completion_ids), completion_ids)
 
     def hidden_log_probs(self, hidden, completion_ids):
-        """(B, T) float32: `token_log_probs`, given what `hidden` returned."""
+        """(B S, T) float32: `token_log_probs`, given what `hidden` returned."""
         return self.by_position(
             lambda h, ids: token_log_probs(self.logits(h), ids, self.temperature), hidden, completion_ids
         )
 
     def _prefill(self, token_ids, mask):
-        """The cache of tokens (B, S), S >= 0, that nothing but what follows them asks for."""
+        """Keys and values of tokens (B, q) whose own hidden states are not needed, q >= 0: see `decode`."""
         cache = new_cache(self.causal_lm.backbone, (token_ids.shape[0], 0), self.causal_lm.compute_dtype)
         return decode(self.causal_lm.backbone, token_ids, cache, 0, mask)[1] if token_ids.shape[1] else cache
 
@@ -309,10 +331,10 @@ class Rollout:
 
 def _with_completion(prompt_mask, length):
     """The mask of the prompts and of `length` tokens from the last of theirs on; of the completion all are seen."""
-    return ops.pad(prompt_mask, ((0, 0), (0, length - 1)), constant_values=1)
+    return ops.pad(ops.cast(prompt_mask, "int32"), ((0, 0), (0, length - 1)), constant_values=1)
 
 
 def _tensors(*values):
     dtypes = {"f": "float32", "i": "int32", "b": "bool"}
     tensors = [ops.convert_to_tensor(v, dtype=dtypes[v.dtype.kind]) if isinstance(v, np.ndarray) else v for v in values]
-    return [spread_rows(tensor) for tensor in tensors]
+    return [spread_rows(tensor, tensors[0].shape[0]) for tensor in tensors]  # the first has a row for each prompt

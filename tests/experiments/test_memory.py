@@ -34,6 +34,9 @@ def test_with_lora_only_the_factors_are_trained():
     tokens = 23 + 2 * 8  # of the prompt, and of two completions with the prompt's last
     products = 18 * tokens * (2 * 2048 + 2 * 256 + 2 * 16384) * 2  # queries, keys, values, gates: the least to be kept
     assert products < need.activations < 6 * products
+    layer = need.activations / 18  # the last keeps less of the prompt than the others
+    assert layer < need.scored * tokens / (23 + 8) < 1.1 * layer
+    assert need.read / need.scored == pytest.approx(2 * 23 / (23 + 8))
 
 
 @ON_JAX
@@ -45,7 +48,7 @@ def test_a_model_that_is_not_known_is_refused():
 @pytest.fixture
 def need():
     sizes = {"weights": 8, "optimizer": 2, "shadows": 2, "gradients": 1, "copies": 1, "logits": 0.5}
-    per_prompt = {"activations": 1, "layer": 0.25, "cache": 0.5}
+    per_prompt = {"activations": 1, "scored": 0.25, "read": 0.375, "cache": 0.5}
     return Memory(parameters=1, split_heads=4, **{key: size * GIB for key, size in (sizes | per_prompt).items()})
 
 
@@ -56,7 +59,7 @@ def test_the_parts_are_added(need):
     assert need.sampling(one, 4) == (12 + 1 + 0.5 + 2) * GIB
     assert need.scoring(one, 4) == (12 + 1 + 0.5 + 1) * GIB
     assert need.updating(mesh, 4) == (3 + 0.5 + 0.5 + 2) * GIB
-    assert need.sampling(mesh, 8) == (3 + 0.25 + 0.5 + 0.125 * 8 / 2) * GIB  # the cache is split by heads as well
+    assert need.sampling(mesh, 8) == (3 + 0.25 + 0.5 + 0.375 * 8 / 2) * GIB  # the cache is split by heads as well
     assert need.scoring(mesh, 8) == (3 + 0.25 + 0.5 + 0.25 * 8 / 2) * GIB
     assert need._replace(split_heads=1).sampling(mesh, 8) == (3 + 0.25 + 0.5 + 0.5 * 8 / 2) * GIB
 
@@ -67,7 +70,7 @@ def test_the_largest_settings_that_fit(need):
     assert need.scoring(one, 32) <= limit < need.scoring(one, 64)
     assert need.sampling(one, 16) <= limit < need.sampling(one, 32)
     assert need.updating(one, 8) <= limit < need.updating(one, 16)
-    assert need._replace(layer=10 * GIB).settings(one) == (1, 1, 1)  # no part is larger than the whole
+    assert need._replace(scored=10 * GIB).settings(one) == (1, 1, 1)  # no part is larger than the whole
     assert need.settings(Device("one", 300), 32) == (32, 32, 32)
     assert need.settings(Device("one", 13)) is None
     assert need.settings(Device("one", 16.5)) is None  # one prompt is sampled, none is trained on

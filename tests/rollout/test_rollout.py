@@ -73,6 +73,22 @@ def test_completions_share_the_pass_of_their_prompt(policy, to_numpy):
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5 * np.abs(theirs).max(), err_msg=variable.path)
 
 
+def test_completions_are_equally_many_for_each_prompt():
+    policy = tiny.causal_lm()
+    rollout = Rollout(policy, 4, 2)
+    with pytest.raises(ValueError, match=r"`completion_ids` must .* Received: 3 completions of 2 prompts"):
+        rollout.score(weights_of(policy), *rollout.pad(rollout.encode(["ab", "c"])), np.ones((3, 2), "int32"))
+
+
+def test_models_with_layers_or_masks_of_another_kind_are_refused():
+    policy, embedder = tiny.causal_lm(), tiny.causal_lm("gemma3")
+    policy.backbone.transformer_layers[0].__class__ = type("Doubled", (type(policy.backbone.transformer_layers[0]),), {})
+    embedder.backbone.use_bidirectional_attention = True
+    for model, message in ((policy, "Received: Doubled"), (embedder, "use_bidirectional_attention=True")):
+        with pytest.raises(ValueError, match=message):
+            Rollout(model, 4, 2)
+
+
 @pytest.mark.parametrize("kind", ["gemma2", "gemma3"])
 def test_layers_of_a_remat_scope_are_computed_again(kind):
     with keras.RematScope("list_of_layers", layer_names=["decoder_block_0", "decoder_block_1"]):
@@ -91,6 +107,19 @@ def test_layers_of_a_remat_scope_are_computed_again(kind):
     for once, twice in zip(*gradients, strict=True):
         np.testing.assert_allclose(twice, once, rtol=1e-4, atol=1e-4 * np.abs(once).max())
     assert [program.count("remat2[") for program in programs] in ([], [0, 4])  # prompts and completions, two layers
+
+
+def test_a_remat_scope_for_large_outputs_lets_small_layers_be(to_numpy):
+    with keras.RematScope("larger_than", output_size_threshold=10**6):
+        mode = keras.layers.Identity()._remat_mode  # a tokenizer made here cannot be called
+    scores = []
+    for remat_mode in (None, mode):
+        policy = tiny.causal_lm()
+        for layer in policy.backbone.transformer_layers:
+            layer._remat_mode = remat_mode
+        rollout = Rollout(policy, 4, 2)
+        scores.append(to_numpy(rollout.score(weights_of(policy), *rollout.pad([[2, 4]]), np.array([[4, 5]], "int32"))))
+    np.testing.assert_allclose(*scores, rtol=1e-6)
 
 
 @pytest.mark.skipif(keras.config.backend() != "jax", reason="reads JAX's count of operations")

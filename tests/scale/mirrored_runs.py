@@ -14,6 +14,7 @@ import tiny
 
 from keras_bond import BOND, JBOND, Reinforce
 from keras_bond.quantiles import Learned
+from keras_bond.rollout import Rollout, weights_of
 
 LOGGED = ("loss", "kl_anchor", "kl_reference", "reward", "grad_norm", "anchor_distance")
 JEFFREYS = {"beta": 0.4, "eta": 0.1, "gamma": 0.3}
@@ -50,6 +51,16 @@ def run(name, scope):
     return trainer, logged
 
 
+def scores(scope):
+    """Of two completions for each of three prompts, which two replicas do not divide, though they divide the six."""
+    with scope:
+        model = policy()
+        rollout = Rollout(model, 4, 5)
+        prompt = rollout.pad(rollout.encode(["ab", "c", "ba"]))
+        completions = np.random.default_rng(0).integers(4, 8, (6, 5)).astype("int32")
+        return keras.ops.convert_to_numpy(rollout.score(weights_of(model), *prompt, completions))
+
+
 def refused(make_it):
     try:
         make_it()
@@ -70,6 +81,7 @@ def main():
             copies = strategy.experimental_local_results(variable.value)
             result["devices"].append([copy.device.split("/")[-1] for copy in copies])
             result["apart"] = max(result["apart"], *(np.abs(copies[0] - copy).max() for copy in copies))
+    result["scores"] = [scores(scope).tolist() for scope in (contextlib.nullcontext(), strategy.scope())]
     elsewhere, optimizer = policy(), keras.optimizers.SGD(0.01)
     result["refused"] = [refused(lambda: trainer.fit(["ab"], batch_size=3, verbose=0))]
     with strategy.scope():

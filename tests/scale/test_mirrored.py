@@ -38,6 +38,10 @@ def test_each_device_has_a_copy_of_policy_anchor_and_optimizer_and_they_agree(re
     assert result["apart"] == 0
 
 
+def test_completions_stay_with_their_prompts(result):
+    np.testing.assert_allclose(*result["scores"], rtol=1e-4)
+
+
 def test_what_a_strategy_cannot_do_is_refused(result):
     rows, *made, accumulation, learned = result["refused"]
     assert rows == (
