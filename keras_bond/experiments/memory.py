@@ -148,7 +148,7 @@ def memory(name, *, lora_rank=0, prompt_length=64, completion_length=64, n=2):
 
 
 def table_of(memories, devices=DEVICES, batch_size=128):
-    """The largest settings that fit, for each model on each device: a list of dicts with GiB per chip (sampling: or scoring).
+    """The largest settings that fit, for each model on each device: a list of dicts with GiB per chip (sampling or scoring).
 
     Args:
         memories: dict, a model's name as it is to be shown -> `Memory`.
