@@ -191,7 +191,7 @@ def contestants(batch_size, n, peers, tunix):
 
 
 def measure(entries, work_file, rounds, steps):
-    """name: (what the contestant runs on, the medians of each of its turns)."""
+    """After every round, name: (what the contestant runs on, the medians of each of its turns until now)."""
     running = {name: Contestant([*command, work_file], **more) for name, (command, more, *_) in entries.items()}
     try:
         about = {}
@@ -204,10 +204,28 @@ def measure(entries, work_file, rounds, steps):
                 turns[name].append(medians(contestant.turn(steps)))
                 said = f"Round {i + 1} of {rounds}: {turns[name][-1]['total']:.3f} s a step, {name}"
                 print(said, file=sys.stderr, flush=True)
+            yield {name: (about[name], turns[name]) for name in entries}
     finally:
         for contestant in running.values():
             contestant.close()
-    return {name: (about[name], turns[name]) for name in entries}
+
+
+def summaries(measured, entries, work, backbone):
+    """A dict for each contestant: its medians, and its time as a ratio to the first one's, round by round."""
+    tokens = work["batch_size"] * (1 + work["settings"]["n"]) * work["completion_length"]
+    first = next(iter(measured.values()))[1]
+    for name, (about, turns) in measured.items():
+        ratios = [turn["total"] / ours["total"] for turn, ours in zip(turns, first, strict=True)]
+        seconds = medians(turns)
+        yield {
+            "name": name,
+            "seconds": seconds,
+            "tokens_per_second": tokens / seconds["total"],
+            "ratio": [statistics.median(ratios), min(ratios), max(ratios)],
+            "gflop": step_flops(backbone, work, *entries[name][2:]) / 1e9,
+            "rounds": turns,
+            "versions": about,
+        }
 
 
 def main():
@@ -228,25 +246,16 @@ def main():
         work_file, work, backbone = prepare(pathlib.Path(folder), arguments.model, arguments.batch_size)
         entries = contestants(work["batch_size"], work["settings"]["n"], arguments.peers, arguments.tunix)
         entries = {name: entries[name] for name in arguments.only or entries}
-        measured = measure(entries, work_file, arguments.rounds, arguments.steps)
-
-    tokens = work["batch_size"] * (1 + work["settings"]["n"]) * work["completion_length"]
-    first = next(iter(measured.values()))[1]
-    results = []
-    for name, (about, turns) in measured.items():
-        ratios = [turn["total"] / ours["total"] for turn, ours in zip(turns, first, strict=True)]
-        seconds = medians(turns)
-        results.append(
-            {
-                "name": name,
-                "seconds": seconds,
-                "tokens_per_second": tokens / seconds["total"],
-                "ratio": [statistics.median(ratios), min(ratios), max(ratios)],
-                "gflop": step_flops(backbone, work, *entries[name][2:]) / 1e9,
-                "rounds": turns,
-                "versions": about,
-            }
-        )
+        sizes = {key: work[key] for key in ("batch_size", "prompt_length", "completion_length", "settings")}
+        about = {**provenance(), "steps_a_turn": arguments.steps, **sizes}
+        for python in filter(None, (arguments.peers, arguments.tunix)):
+            about["command"] = about["command"].replace(python, "PYTHON")
+        for measured in measure(entries, work_file, arguments.rounds, arguments.steps):
+            results = [*summaries(measured, entries, work, backbone)]
+            gpus = sorted({r["versions"]["gpu"] for r in results if r["versions"].get("gpu")})
+            name = "-".join(["step", arguments.model, *(gpu.removeprefix("1 x ").replace(" ", "-") for gpu in gpus)])
+            written = {**about, "rounds": len(results[0]["rounds"]), "contestants": results}
+            (HERE / f"{name}.json").write_text(json.dumps(written, indent=2) + "\n")
     print_table(
         ["contestant", *(f"{part}, s" for part in PARTS), "tokens/s", "time, ratio (least to most)", "work, GFLOP"],
         [
@@ -260,13 +269,6 @@ def main():
             for r in results
         ],
     )
-    sizes = {key: work[key] for key in ("batch_size", "prompt_length", "completion_length", "settings")}
-    result = {**provenance(), "rounds": arguments.rounds, "steps_a_turn": arguments.steps, **sizes, "contestants": results}
-    for python in filter(None, (arguments.peers, arguments.tunix)):
-        result["command"] = result["command"].replace(python, "PYTHON")
-    gpus = {about["gpu"] for about, _ in measured.values() if about.get("gpu")}
-    name = "-".join(["step", arguments.model, *(gpu.removeprefix("1 x ").replace(" ", "-") for gpu in sorted(gpus))])
-    (HERE / f"{name}.json").write_text(json.dumps(result, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -84,7 +84,7 @@ class Recorded:
     """
 
     def __init__(self, function):
-        self._function, self._recordings = function, {}
+        self._function, self._recordings, self._is_recorded = function, {}, True
 
     def __call__(self, *arguments):
         if keras.config.backend() != "torch":
@@ -95,6 +95,29 @@ class Recorded:
             self._recordings[signature] = self._record(arguments)
         return self._recordings[signature](arguments)
 
+    def repeat(self, unfinished, fixed, state):
+        """`ops.while_loop` of state <- self(*fixed, *state), where the first iteration is known to be wanted.
+
+        On a GPU an iteration of a recording is hundreds of small kernels, and Torch would need longer to launch them than
+        the GPU to run them: there they are captured once as a CUDA graph, which is launched as a whole.
+
+        Args:
+            unfinished: function of the state's tensors: whether there is another iteration.
+            fixed, state: sequences of arguments.
+
+        Returns:
+            The last state.
+        """
+
+        def iterate(*state):
+            return self(*fixed, *state)
+
+        if keras.config.backend() == "torch" and keras.tree.flatten(state)[0].is_cuda:
+            state = iterate(*state)
+            if self._is_recorded:
+                return _replay(unfinished, iterate, state)
+        return ops.while_loop(unfinished, iterate, state)
+
     def _record(self, arguments):
         from torch.fx.experimental.proxy_tensor import make_fx
 
@@ -104,4 +127,20 @@ class Recorded:
         try:
             return make_fx(function)(arguments)
         except RuntimeError:  # and an error of another kind comes again
+            self._is_recorded = False
             return function
+
+
+def _replay(unfinished, iterate, state):
+    """`ops.while_loop` of an iteration that has run before, as a CUDA graph that writes the state in place."""
+    import torch
+
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):  # nothing is computed yet
+        pairs = zip(*map(keras.tree.flatten, (state, iterate(*state))), strict=True)
+        moved = [(old, new.clone()) for old, new in pairs if old.data_ptr() != new.data_ptr()]
+        for old, new in moved:
+            old.copy_(new)
+    while unfinished(*state):
+        graph.replay()
+    return state

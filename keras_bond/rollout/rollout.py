@@ -293,9 +293,9 @@ class Rollout:
         def unfinished(step, token, done, token_ids, log_probs, cache):
             return ops.logical_and(step < budget, ops.logical_not(ops.all(done)))
 
-        _, _, _, token_ids, log_probs, _ = ops.while_loop(
+        _, _, _, token_ids, log_probs, _ = self._next_token.repeat(
             unfinished,
-            lambda *state: self._next_token(list(weights), own, uniforms, mask, *state),
+            (list(weights), own, uniforms, mask),
             (
                 ops.convert_to_tensor(0, "int32"),
                 token,

@@ -2,6 +2,7 @@
 
 import keras
 import numpy as np
+import pytest
 from keras import ops
 
 from keras_bond.rollout.functional import Recorded
@@ -35,3 +36,23 @@ def test_a_function_that_reads_a_tensor_on_the_host_stays_eager(to_numpy):
     first = Recorded(lambda x: x[: int(x[0])])
     for values in ([1, 8, 9], [2, 8, 9]):
         np.testing.assert_array_equal(to_numpy(first(ops.convert_to_tensor(values))), values[: values[0]])
+
+
+@pytest.mark.parametrize("read_on_the_host", [False, True])
+def test_a_loop_ends_where_its_condition_says(read_on_the_host, to_numpy):
+    """x <- a x + b from x = 1, with a = 3 and b = 1: x_i = (3^(i + 1) - 1) / 2. On a GPU Torch replays a CUDA graph."""
+    if read_on_the_host and not RECORDS:
+        pytest.skip("compilers cannot read a tensor")
+
+    def iterate(factors, offset, i, x, pair):
+        scale = float(factors[0]) if read_on_the_host else factors[0]
+        return i + 1, scale * x + offset, [pair[1], pair[0]]
+
+    loop = Recorded(iterate)
+    for steps in (1, 2, 5):
+        fixed = [ops.convert_to_tensor([3.0]), ops.convert_to_tensor(1.0)]
+        state = (ops.convert_to_tensor(0), ops.ones((2,)), [ops.zeros((1,)), ops.ones((1,))])
+        i, x, pair = loop.repeat(lambda i, x, pair, steps=steps: i < steps, fixed, state)
+        assert int(i) == steps
+        np.testing.assert_array_equal(to_numpy(x), [(3 ** (steps + 1) - 1) / 2] * 2)
+        np.testing.assert_array_equal([float(to_numpy(p)[0]) for p in pair], [steps % 2, 1 - steps % 2])
