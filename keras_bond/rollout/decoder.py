@@ -29,9 +29,13 @@ def decode(backbone, token_ids, cache, index, mask):
     seen = ops.logical_and(seen, ops.expand_dims(ops.cast(mask, "bool"), 1))
     x = backbone.token_embedding(token_ids)
     x = x * ops.cast(ops.sqrt(backbone.hidden_dim), x.dtype)
-    updated = []
+    rotations, updated = {}, []
     for layer, layer_cache in zip(backbone.transformer_layers, cache, strict=True):
-        run = functools.partial(_decode_layer, layer, index=index, seen=seen)
+        rope = layer.attention.rope_layer
+        kind = rope.max_wavelength, rope.scaling_factor
+        if kind not in rotations:
+            rotations[kind] = rope._compute_cos_sin_embedding(layer_cache[0], positions=columns)
+        run = functools.partial(_decode_layer, layer, index=index, seen=seen, rotation=rotations[kind])
         x, layer_cache = layer.rematerialized_call(run, x)(x, layer_cache)  # `run` as it is, but for `keras.RematScope`
         updated.append(layer_cache)
     return backbone.layer_norm(x), updated
@@ -50,17 +54,19 @@ def write_columns(array, index, values):
     return ops.slice_update(array, (0, index, *[0] * (len(array.shape) - 2)), values)
 
 
-def _decode_layer(layer, x, cache, index, seen):
+def _decode_layer(layer, x, cache, index, seen, rotation):
     attention, (keys, values) = layer.attention, cache
+
+    def rotate(x):  # KerasHub's Gemma also takes the features of queries and keys to another order, the same for both
+        return attention.rope_layer._apply_rotary_pos_emb(x, *rotation)
 
     h = layer.pre_attention_norm(x)
     query, key = attention.query_dense(h), attention.key_dense(h)
     if getattr(attention, "use_query_key_norm", False):
         query, key = attention.query_norm(query), attention.key_norm(key)
-    keys = write_columns(keys, index, attention._apply_rope(key, index))
+    keys = write_columns(keys, index, rotate(key))
     values = write_columns(values, index, attention.value_dense(h))
-    query = attention._apply_rope(query, index)
-    h = attention.output_dense(attention._compute_attention(query, keys, values, seen, cache_update_index=index))
+    h = attention.output_dense(attention._compute_attention(rotate(query), keys, values, seen, cache_update_index=index))
     x = add(x, layer.post_attention_norm(h) if layer.use_post_attention_norm else h)
 
     h = layer.pre_ffw_norm(x)
