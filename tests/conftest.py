@@ -50,6 +50,16 @@ def _tensors_as_on_a_gpu():
 
 
 @pytest.fixture
+def xla_for_cpus():
+    """Skips a test of JAX on another device: XLA makes another program there, or multiplies int8 wrongly (see README)."""
+    if keras.config.backend() == "jax":
+        import jax
+
+        if jax.default_backend() != "cpu":
+            pytest.skip("is about XLA's programs for CPUs")
+
+
+@pytest.fixture
 def to_numpy():
     return ops.convert_to_numpy
 

@@ -34,6 +34,18 @@ def spread_rows(value, units=None):
     return keras.distribution.distribute_tensor(value, distribution.get_data_layout(value.shape))
 
 
+def on_one_cpu(tensor):
+    """Whether a compiled program would find this tensor on one CPU, whose cores two programs can share; not on Torch.
+
+    A tensor that stands for a value, while a program is traced, is nowhere.
+    """
+    if keras.config.backend() == "jax":
+        import jax
+
+        return not isinstance(tensor, jax.core.Tracer) and [device.platform for device in tensor.devices()] == ["cpu"]
+    return keras.config.backend() == "tensorflow" and not replicas() and tensor.device.endswith("CPU:0")
+
+
 def compiled(function):
     """TensorFlow's `function` of tensors, compiled by XLA; every replica runs it on its rows where an argument is spread.
 

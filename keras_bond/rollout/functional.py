@@ -1,5 +1,6 @@
 """Models as functions of their weights: one compiled program serves policy, anchor and reference."""
 
+import concurrent.futures
 from typing import Any, NamedTuple
 
 import keras
@@ -72,6 +73,17 @@ class Program:
 
     def __call__(self, *arguments):
         return self._call(*arguments)
+
+    def side_by_side(self, calls):
+        """The results of calls with these tuples of arguments, at the same time, in threads if there are several.
+
+        JAX computes on a CPU what one thread asks for one after another. What holds for the calling thread alone, such as a
+        scope of Keras or `jax.debug_nans` as a context, does not hold in another one.
+        """
+        if len(calls) == 1:
+            return [self(*calls[0])]
+        with concurrent.futures.ThreadPoolExecutor(len(calls)) as threads:
+            return [*threads.map(lambda arguments: self(*arguments), calls)]
 
 
 class Recorded:

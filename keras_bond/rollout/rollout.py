@@ -15,7 +15,7 @@ from keras_bond._checks import check_at_least
 from keras_bond.ops import completion_mask, draw_tokens, in_chunks, smallest_divisor, token_log_probs
 from keras_bond.rollout.adapters import differ_in_adapters_alone, join_sides, set_products, side_by_side, split_sides
 from keras_bond.rollout.decoder import SUPPORTED, decode, new_cache, write_columns
-from keras_bond.rollout.devices import spread_rows
+from keras_bond.rollout.devices import on_one_cpu, spread_rows
 from keras_bond.rollout.functional import Program, Recorded, using
 
 LOGITS_AT_ONCE = 2**26
@@ -108,6 +108,7 @@ class Rollout:
         self._vocabulary_size = causal_lm.backbone.token_embedding.input_dim
         self._sample = Program(self._sample_function)
         self._score = Program(Recorded(self._score_function))
+        self._read = Recorded(self._read_function)
         self._next_token = Recorded(self._next_token_function)
 
     # Text to tokens and back.
@@ -173,9 +174,11 @@ class Rollout:
         return completions
 
     def sample_each(self, sources, prompt_ids, prompt_mask):
-        """Sample from several sources, policy and anchor say, in one compiled program.
+        """Sample from several sources, policy and anchor say.
 
-        Where they differ in LoRA's factors alone they also share one pass over the frozen weights.
+        Where they differ in LoRA's factors alone they share one pass over the frozen weights. Otherwise each has a pass of
+        its own, one after another in one compiled program, and on a CPU in programs that share its cores: with few rows the
+        operations of a token are too small to be shared.
 
         Args:
             sources: sequence of (`Weights`, uniforms), (B, S, T) with the same T: S samples a prompt, from one prefill.
@@ -185,8 +188,10 @@ class Rollout:
             A list with the `Completions` of each source: B S rows, the S samples of a prompt next to each other.
         """
         sources = [(weights, *_tensors(uniforms)) for weights, uniforms in sources]
-        sampled = self._sample(sources, *_tensors(prompt_ids, prompt_mask))
-        return [Completions(*fields) for fields in sampled]
+        prompt = _tensors(prompt_ids, prompt_mask)
+        apart = on_one_cpu(sources[0][1]) and not differ_in_adapters_alone(self.causal_lm)
+        calls = [([source], *prompt) for source in sources] if apart else [(sources, *prompt)]
+        return [Completions(*fields) for sampled in self._sample.side_by_side(calls) for fields in sampled]
 
     def score(self, weights, prompt_ids, prompt_mask, completion_ids):
         """(B S, T) float32: log-probability of each token of `completion_ids` (B S, T) at the sampling temperature.
@@ -274,8 +279,7 @@ class Rollout:
         uniforms = join_sides([ops.reshape(of_source, (-1, budget)) for of_source in uniforms], counts)
         prompt_ids, prompt_mask = (ops.repeat(rows, len(sources), axis=0) for rows in (prompt_ids, prompt_mask))
         own = ops.tile(ops.eye(len(sources)), (batch_size, 1))
-        with side_by_side(self.causal_lm, weights, own):
-            cache = self._prefill(prompt_ids[:, :-1], prompt_mask[:, :-1])  # the first step takes the last
+        cache = self._read(list(weights), own, prompt_ids[:, :-1], prompt_mask[:, :-1])  # the first step takes the last
 
         def for_every_sample(of_sources):
             sides = zip(split_sides(of_sources, once), counts, strict=True)
@@ -307,6 +311,10 @@ class Rollout:
         )
         completions = token_ids, completion_mask(token_ids, self.stop_token_ids), log_probs
         return zip(*(split_sides(field, counts) for field in completions), strict=True)
+
+    def _read_function(self, weights, own, prompt_ids, prompt_mask):
+        with side_by_side(self.causal_lm, weights, own):
+            return self._prefill(prompt_ids, prompt_mask)
 
     def _next_token_function(self, weights, own, uniforms, mask, step, token, done, token_ids, log_probs, cache):
         column = mask.shape[1] - token_ids.shape[1] + step

@@ -127,6 +127,7 @@ def test_the_kl_of_a_token_sums_to_that_of_the_sequence(to_numpy):
     np.testing.assert_allclose(to_numpy(of_sequences), expected.sum(1), rtol=2e-5, atol=1e-6)
 
 
+@pytest.mark.usefixtures("xla_for_cpus")
 @pytest.mark.skipif(keras.config.backend() != "jax", reason="asks XLA how much memory the compiled gradient takes")
 def test_log_probs_and_their_gradient_never_hold_the_vocabulary(monkeypatch):
     import jax

@@ -33,6 +33,7 @@ def test_value_and_gradients_are_those_of_the_einsum(equation, gradient, to_nump
     np.testing.assert_allclose(of_kernel, np.einsum(f"{x},{y}->{w}", inputs, c), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.usefixtures("xla_for_cpus")
 @pytest.mark.skipif(keras.config.backend() != "jax", reason="reads XLA's program")
 @pytest.mark.parametrize(("einsum", "transposed"), [(product, False), (ops.einsum, True)], ids=["ours", "JAX's own"])
 def test_nothing_is_transposed_for_the_gradient_of_the_kernel(einsum, transposed):

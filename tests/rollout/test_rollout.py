@@ -122,6 +122,7 @@ def test_a_remat_scope_for_large_outputs_lets_small_layers_be(to_numpy):
     np.testing.assert_allclose(*scores, rtol=1e-6)
 
 
+@pytest.mark.usefixtures("xla_for_cpus")
 @pytest.mark.skipif(keras.config.backend() != "jax", reason="reads JAX's count of operations")
 def test_a_prompt_is_passed_forward_once():
     """With 7 tokens of a prompt to 2 of a completion, 8 completions are 7 + 8 x 2 tokens in place of 8 x 9."""
@@ -236,6 +237,7 @@ def test_some_prompts_at_a_time_have_the_samples_of_all(lora, to_numpy):
         np.testing.assert_allclose(to_numpy(of_some.log_probs), to_numpy(of_all.log_probs), atol=1e-6)
 
 
+@pytest.mark.usefixtures("xla_for_cpus")
 @pytest.mark.skipif(keras.config.backend() != "jax", reason="XLA tells what memory a program takes")
 def test_some_prompts_at_a_time_take_less_memory():
     import jax

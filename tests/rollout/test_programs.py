@@ -1,0 +1,52 @@
+"""Calls of a compiled program at the same time."""
+
+import threading
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+from keras_bond.rollout.devices import on_one_cpu
+from keras_bond.rollout.functional import Program
+
+
+def test_calls_side_by_side_run_at_the_same_time_and_return_in_their_order(to_numpy):
+    both = threading.Barrier(2, timeout=60)
+
+    def function(x):
+        both.wait()  # each is inside, or neither comes out: also while it is traced
+        return 2 * x
+
+    values = [ops.ones((1,)), ops.full((2,), 3.0)]
+    if keras.config.backend() == "tensorflow":  # traces one call after the other
+        both = threading.Barrier(1)
+    for result, value in zip(Program(function).side_by_side([(v,) for v in values]), values, strict=True):
+        np.testing.assert_array_equal(to_numpy(result), 2 * to_numpy(value))
+
+
+def test_an_error_in_one_of_them_is_raised():
+    def function(x):
+        if x.shape[0] > 1:
+            raise ZeroDivisionError("the second")
+        return x
+
+    with pytest.raises(ZeroDivisionError, match="the second"):
+        Program(function).side_by_side([(ops.ones((1,)),), (ops.ones((2,)),)])
+
+
+def test_where_a_tensor_is(xla_for_cpus):
+    """On this machine; and nowhere while a program is traced."""
+    seen = []
+    value = ops.ones((1,))
+    Program(lambda x: seen.append(on_one_cpu(x)) or x)(value)
+    assert not any(seen)
+    assert on_one_cpu(value) == (keras.config.backend() != "torch" and not on_a_gpu())
+
+
+def on_a_gpu():
+    if keras.config.backend() != "tensorflow":
+        return False
+    import tensorflow as tf
+
+    return bool(tf.config.list_physical_devices("GPU"))
