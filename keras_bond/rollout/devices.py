@@ -35,15 +35,21 @@ def spread_rows(value, units=None):
 
 
 def on_one_cpu(tensor):
-    """Whether a compiled program would find this tensor on one CPU, whose cores two programs can share; not on Torch.
+    """Whether programs run on one CPU, whose cores two of them can share; not on Torch, nor where a program is traced.
 
-    A tensor that stands for a value, while a program is traced, is nowhere.
+    Args:
+        tensor: of the arguments of a program; one that stands for a value, while a program is traced, is nowhere.
     """
     if keras.config.backend() == "jax":
         import jax
 
-        return not isinstance(tensor, jax.core.Tracer) and [device.platform for device in tensor.devices()] == ["cpu"]
-    return keras.config.backend() == "tensorflow" and not replicas() and tensor.device.endswith("CPU:0")
+        concrete = not isinstance(tensor, jax.core.Tracer)
+        return concrete and jax.default_backend() == "cpu" and keras.distribution.distribution() is None
+    if keras.config.backend() == "tensorflow" and not replicas():
+        import tensorflow as tf
+
+        return tensor.device.endswith("CPU:0") and not tf.config.list_logical_devices("GPU")
+    return False
 
 
 def compiled(function):

@@ -1,6 +1,8 @@
 """Models as functions of their weights: one compiled program serves policy, anchor and reference."""
 
 import concurrent.futures
+import functools
+import threading
 from typing import Any, NamedTuple
 
 import keras
@@ -51,11 +53,12 @@ class Program:
     """
 
     def __init__(self, function):
-        self.traces = 0
+        self.traces, self._tracing = 0, threading.Lock()
 
         def traced(*arguments):
-            self.traces += 1
-            return function(*arguments)
+            with self._tracing:  # Keras changes a layer while its call is rematerialized
+                self.traces += 1
+                return function(*arguments)
 
         backend = keras.config.backend()
         if backend == "jax":
@@ -126,11 +129,13 @@ class Recorded:
 
         if keras.config.backend() == "torch" and keras.tree.flatten(state)[0].is_cuda:
             state = iterate(*state)
-            if self._is_recorded:
-                return _replay(unfinished, iterate, state)
+            if self._is_recorded and unfinished(*state) and (replay := _captured(iterate, state)):
+                while unfinished(*state):
+                    replay()
         return ops.while_loop(unfinished, iterate, state)
 
     def _record(self, arguments):
+        import torch
         from torch.fx.experimental.proxy_tensor import make_fx
 
         def function(arguments):
@@ -138,21 +143,39 @@ class Recorded:
 
         try:
             return make_fx(function)(arguments)
+        except torch.OutOfMemoryError:
+            raise
         except RuntimeError:  # and an error of another kind comes again
             self._is_recorded = False
             return function
 
 
-def _replay(unfinished, iterate, state):
-    """`ops.while_loop` of an iteration that has run before, as a CUDA graph that writes the state in place."""
+def _captured(iterate, state):
+    """A function that runs an iteration, which has run before, as a CUDA graph that writes the state in place.
+
+    `None` where an operation cannot be part of a graph, as one for which the host waits cannot.
+    """
     import torch
 
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):  # nothing is computed yet
-        pairs = zip(*map(keras.tree.flatten, (state, iterate(*state))), strict=True)
-        moved = [(old, new.clone()) for old, new in pairs if old.data_ptr() != new.data_ptr()]
-        for old, new in moved:
-            old.copy_(new)
-    while unfinished(*state):
-        graph.replay()
-    return state
+    graph, device = torch.cuda.CUDAGraph(), keras.tree.flatten(state)[0].device
+    try:
+        with (
+            torch.cuda.device(device),
+            torch.cuda.stream(torch.cuda.current_stream(device)),  # back to it, also after an error
+            torch.cuda.graph(graph, stream=_capture_stream(device)),  # nothing is computed yet
+        ):
+            pairs = zip(*map(keras.tree.flatten, (state, iterate(*state))), strict=True)
+            moved = [(old, new.clone()) for old, new in pairs if old.data_ptr() != new.data_ptr()]
+            for old, new in moved:
+                old.copy_(new)
+    except RuntimeError:
+        return None
+    return graph.replay
+
+
+@functools.cache
+def _capture_stream(device):
+    """The same for every graph: Torch keeps the workspaces of a stream."""
+    import torch
+
+    return torch.cuda.Stream(device)

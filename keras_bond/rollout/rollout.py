@@ -289,7 +289,7 @@ class Rollout:
             return ops.pad(cache, ((0, 0), (0, budget), (0, 0), (0, 0)))
 
         token, prompt_mask, own, cache = keras.tree.map_structure(
-            for_every_sample, (prompt_ids[:, -1], prompt_mask, own, cache)
+            for_every_sample, (ops.cast(prompt_ids[:, -1], "int32"), prompt_mask, own, cache)
         )
         mask, cache = _with_completion(prompt_mask, budget), keras.tree.map_structure(with_room, cache)
         rows = batch_size * sum(counts)
