@@ -75,14 +75,14 @@ class Stopwatch(keras.callbacks.Callback):
             self.wholes.append({"total": total})
 
 
-def ours(work, own_products=True, **settings):
+def ours(work, own_products=True, jit_compile="auto", **settings):
     """`fit` of J-BOND. No token stops: every completion has the full length.
 
     `own_products`: whether dense layers compute as `rollout.products` has it, or as Keras does.
     """
     lengths = {"max_prompt_length": work["prompt_length"], "max_completion_length": work["completion_length"]}
     trainer = JBOND(load(work), reward, **lengths, stop_token_ids=(), **{**work["settings"], **settings})
-    trainer.compile(optimizer(work))
+    trainer.compile(optimizer(work), jit_compile=jit_compile)
     if not own_products:
         use_keras_products(trainer.policy)
     watch = Stopwatch(trainer)
@@ -166,6 +166,7 @@ def keras_hub_alone(work):
 CONTESTANTS = {
     "ours": ours,
     "ours, all samples": lambda work: ours(work, variance_reduction=True),
+    "ours, jit_compile": lambda work: ours(work, jit_compile=True),
     "ours, Keras' products": lambda work: ours(work, own_products=False),
     "keras_hub": keras_hub_alone,
 }

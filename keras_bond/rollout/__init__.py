@@ -1,7 +1,7 @@
 """Rollouts: compiled sampling and scoring with the weights as arguments, and what they return."""
 
 from keras_bond.rollout.devices import check_rows, process_share, replicas, spread_rows
-from keras_bond.rollout.functional import Program, Weights, using, weights_of
+from keras_bond.rollout.functional import Program, Recorded, Weights, using, weights_of
 from keras_bond.rollout.prompts import PromptTable
 from keras_bond.rollout.rollout import Completions, Rollout
 from keras_bond.rollout.trajectory import Scores, Trajectory
@@ -10,6 +10,7 @@ __all__ = [
     "Completions",
     "Program",
     "PromptTable",
+    "Recorded",
     "Rollout",
     "Scores",
     "Trajectory",

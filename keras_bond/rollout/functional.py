@@ -93,19 +93,26 @@ class Recorded:
     """A function of tensors that Torch records once and replays; elsewhere, inside a `Program`, the function as it is.
 
     Running a small model eagerly, Torch spends most of its time in Keras' Python. This runs the function once for every
-    signature (shapes, dtypes and devices of its arguments), records the operations on tensors, and from then on runs these
-    alone. Tensors that are not arguments, such as frozen weights, are read where they were when it was recorded; arguments
-    may be written to in place. A function that reads a tensor on the host, as KerasHub's sliding windows do, stays eager.
+    signature (shapes, dtypes and devices of its arguments), on tensors without values, records the operations, and from
+    then on runs these alone. Tensors that are not arguments, such as frozen weights, are read where they were when it was
+    recorded; arguments may be written to in place. A function that reads a tensor on the host, as KerasHub's sliding
+    windows do, stays eager.
+
+    Args:
+        function: of nests of tensors to a nest of tensors.
+        jit_compile: function without arguments: whether Torch's compiler, Inductor, is to fuse what was recorded. It takes
+            minutes for a model of many layers, and a C++ compiler on a CPU.
     """
 
-    def __init__(self, function):
-        self._function, self._recordings, self._is_recorded = function, {}, True
+    def __init__(self, function, jit_compile=lambda: False):
+        self._function, self._jit_compile = function, jit_compile
+        self._recordings, self._is_recorded = {}, True
 
     def __call__(self, *arguments):
         if keras.config.backend() != "torch":
             return self._function(*arguments)
         tensors = keras.tree.flatten(arguments)
-        signature = tuple((tensor.shape, tensor.dtype, tensor.device) for tensor in tensors)
+        signature = (self._jit_compile(), *((tensor.shape, tensor.dtype, tensor.device) for tensor in tensors))
         if signature not in self._recordings:
             self._recordings[signature] = self._record(arguments)
         return self._recordings[signature](arguments)
@@ -142,12 +149,13 @@ class Recorded:
             return self._function(*arguments)
 
         try:
-            return make_fx(function)(arguments)
+            recording = make_fx(function, tracing_mode="fake", _allow_non_fake_inputs=True)(arguments)
         except torch.OutOfMemoryError:
             raise
         except RuntimeError:  # and an error of another kind comes again
             self._is_recorded = False
             return function
+        return torch.compile(recording, fullgraph=True, dynamic=False) if self._jit_compile() else recording
 
 
 def _captured(iterate, state):

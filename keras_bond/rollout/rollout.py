@@ -5,6 +5,7 @@ step, each has the full completion budget, and the positions to score are a slic
 shifted row has the same distribution.
 """
 
+import functools
 from typing import Any, NamedTuple
 
 import keras
@@ -107,9 +108,11 @@ class Rollout:
         self._draw = draw
         self._vocabulary_size = causal_lm.backbone.token_embedding.input_dim
         self._sample = Program(self._sample_function)
-        self._score = Program(Recorded(self._score_function))
-        self._read = Recorded(self._read_function)
-        self._next_token = Recorded(self._next_token_function)
+        self.jit_compile = False  # on Torch; other backends always compile
+        recorded = functools.partial(Recorded, jit_compile=lambda: self.jit_compile)
+        self._score = Program(recorded(self._score_function))
+        self._read = recorded(self._read_function)
+        self._next_token = recorded(self._next_token_function)
 
     # Text to tokens and back.
 

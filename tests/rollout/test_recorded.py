@@ -24,9 +24,10 @@ def test_a_function_is_run_once_for_every_signature(to_numpy):
     assert len(calls) == (2 if RECORDS else 3)
 
 
-def test_a_tensor_that_is_no_argument_is_read_where_it_was(to_numpy):
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_a_tensor_that_is_no_argument_is_read_where_it_was(jit_compile, to_numpy):
     variable = keras.Variable([1.0, 2.0], trainable=False)
-    add = Recorded(lambda x: x + variable)
+    add = Recorded(lambda x: x + variable, lambda: jit_compile)
     for value in ([1.0, 2.0], [5.0, 6.0]):
         variable.assign(value)
         np.testing.assert_array_equal(to_numpy(add(ops.ones((2,)))), np.array(value) + 1)
@@ -38,8 +39,41 @@ def test_a_function_that_reads_a_tensor_on_the_host_stays_eager(to_numpy):
         np.testing.assert_array_equal(to_numpy(first(ops.convert_to_tensor(values))), values[: values[0]])
 
 
-@pytest.mark.parametrize("read_on_the_host", [False, True])
-def test_a_loop_ends_where_its_condition_says(read_on_the_host, to_numpy):
+@pytest.mark.parametrize("read", [lambda x: int(x[0]), lambda x: ops.convert_to_numpy(x)[0]])
+def test_an_array_read_on_the_host_is_read_every_time(read, to_numpy):
+    if not RECORDS:
+        pytest.skip("compilers cannot read a tensor")
+    add = Recorded(lambda x: x + read(x))
+    for values in ([1, 8], [2, 8]):
+        np.testing.assert_array_equal(to_numpy(add(ops.convert_to_tensor(values))), np.array(values) + values[0])
+
+
+def test_a_function_may_take_gradients_in_less_memory():
+    """d/dw sum (w x)^2 = 2 w sum x^2, rematerialized: the product is computed a second time in the recording."""
+    if not RECORDS:
+        pytest.skip("the backends have ways of their own")
+    import torch
+
+    recorded = []
+
+    def gradient(w, x):
+        with torch.enable_grad():
+            loss = keras.remat(lambda x: ops.sum(ops.square(ops.matmul(w, x))))(x)
+            return torch.autograd.grad(loss, w)[0]
+
+    gradient = Recorded(gradient)
+    record = gradient._record
+    gradient._record = lambda arguments: recorded.append(record(arguments)) or recorded[-1]
+    w, x = torch.full((1, 1), 3.0, requires_grad=True), torch.tensor([[1.0, 2.0]])
+    for factor in (1, 5):
+        assert float(gradient(w, factor * x)) == 2 * 3 * 5 * factor**2
+    (recorded,) = recorded
+    products = [node for node in recorded.graph.nodes if "aten.mm" in str(node.target)]
+    assert len(products) == 3  # forward, forward again, backward
+
+
+@pytest.mark.parametrize(("read_on_the_host", "jit_compile"), [(False, False), (True, False), (False, True)])
+def test_a_loop_ends_where_its_condition_says(read_on_the_host, jit_compile, to_numpy):
     """x <- a x + b from x = 1, with a = 3 and b = 1: x_i = (3^(i + 1) - 1) / 2. On a GPU Torch replays a CUDA graph."""
     if read_on_the_host and not RECORDS:
         pytest.skip("compilers cannot read a tensor")
@@ -48,7 +82,7 @@ def test_a_loop_ends_where_its_condition_says(read_on_the_host, to_numpy):
         scale = float(factors[0]) if read_on_the_host else factors[0]
         return i + 1, scale * x + offset, [pair[1], pair[0]]
 
-    loop = Recorded(iterate)
+    loop = Recorded(iterate, lambda: jit_compile)
     for steps in (1, 2, 5):
         fixed = [ops.convert_to_tensor([3.0]), ops.convert_to_tensor(1.0)]
         state = (ops.convert_to_tensor(0), ops.ones((2,)), [ops.zeros((1,)), ops.ones((1,))])

@@ -19,6 +19,7 @@ from keras_bond.trainers.trainer import ANCHOR_METRICS, METRICS
 LOGGED = {*METRICS, *ANCHOR_METRICS, *JBOND.parts}
 PROMPTS = ["ab", "c", "bca", "aab", "cc"]
 SIZES = {"max_prompt_length": 8, "max_completion_length": 4}
+on_torch = pytest.mark.skipif(keras.config.backend() != "torch", reason="other backends always compile")
 
 
 def trainer_of(policy=None, reward=tiny.letters_reward, optimizer=None, **kwargs):
@@ -29,6 +30,13 @@ def trainer_of(policy=None, reward=tiny.letters_reward, optimizer=None, **kwargs
 
 def values(variables):
     return [ops.convert_to_numpy(ops.cast(v.value, "float32")) + 0 for v in variables]
+
+
+def count_updates(trainer):
+    """A list that grows with every run of the trainer's Python for an update."""
+    updates, loss_and_logs = [], trainer.loss_and_logs
+    trainer.loss_and_logs = lambda trajectory: updates.append(0) or loss_and_logs(trajectory)
+    return updates
 
 
 class Recorder(keras.callbacks.Callback):
@@ -143,14 +151,58 @@ def test_every_piece_is_compiled_once():
     """On a CPU sampling is two pieces, of the policy and of the anchor, for they run at the same time."""
     trainer = trainer_of()
     pieces = {"sample": trainer.rollout._sample, "score": trainer.rollout._score}
-    updates = []
-    loss_and_logs = trainer.loss_and_logs
-    trainer.loss_and_logs = lambda trajectory: updates.append(0) or loss_and_logs(trajectory)
+    updates = count_updates(trainer)
     trainer.fit(PROMPTS, batch_size=4, epochs=3, verbose=0)
-    traced = keras.config.backend() != "torch"  # which runs eagerly: 2 batches in each of 3 epochs
+    traced = keras.config.backend() != "torch"  # which records their parts: see `Recorded`
     of_sampling = 1 + on_one_cpu(ops.ones((1,)))
     assert {name: piece.traces for name, piece in pieces.items()} == {"sample": traced * of_sampling, "score": int(traced)}
-    assert len(updates) == (1 if traced else 6)
+    assert len(updates) == 1
+
+
+@on_torch
+@pytest.mark.parametrize("settings", [{"run_eagerly": True}, {"microbatch_size": 2}])
+def test_torch_computes_the_same_update_without_a_recording(settings):
+    """In every update of `run_eagerly`, and where a recording would hold one microbatch after another."""
+    microbatch_size = settings.pop("microbatch_size", None)
+    policies = []
+    for eager in (False, True):
+        trainer = trainer_of(microbatch_size=microbatch_size if eager else None)
+        trainer.compile(keras.optimizers.SGD(0.05, momentum=0.9), **(settings if eager else {}))
+        updates = count_updates(trainer)
+        trainer.fit(PROMPTS, batch_size=4, steps_per_epoch=3, verbose=0)
+        assert len(updates) == (3 if eager else 1)
+        policies.append(values(trainer.policy.variables))
+    for a, b in zip(*policies, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+@on_torch
+def test_an_objective_that_reads_numbers_on_the_host_is_run_at_every_update():
+    trainer, read = trainer_of(), []
+    objective = trainer.objective
+
+    def reading(scores, trajectory):
+        read.append(ops.convert_to_numpy(ops.stop_gradient(scores.log_prob)).sum())
+        return objective(scores, trajectory)
+
+    trainer.objective = reading
+    trainer.fit(PROMPTS, batch_size=4, steps_per_epoch=3, verbose=0)
+    assert len(set(read)) == 3
+
+
+@on_torch
+def test_jit_compile_hands_what_is_recorded_to_torchs_compiler(monkeypatch):
+    """The prompts' pass, a token of policy and of anchor, scoring and the gradient."""
+    import torch
+
+    compiled = []
+    monkeypatch.setattr(torch, "compile", lambda recording, **_: compiled.append(recording) or recording)
+    trainer = trainer_of()
+    for jit_compile in (True, "auto"):
+        trainer.compile(keras.optimizers.SGD(0.05), jit_compile=jit_compile)
+        trainer.fit(PROMPTS, batch_size=4, verbose=0)
+        assert len(compiled) == 5
+        assert all(isinstance(recording, torch.fx.GraphModule) for recording in compiled)
 
 
 def test_an_error_in_the_very_first_update_leaves_the_policy_whole():

@@ -1,7 +1,9 @@
-"""Torch: variables are read and written in place; eager, with autograd."""
+"""Torch: variables are read and written in place; the gradient is recorded once and replayed, see `rollout.Recorded`."""
 
 import torch
+from keras import ops
 
+from keras_bond.rollout import Recorded, Trajectory, Weights, using
 from keras_bond.trainers.backend.one_device import OneDevice
 
 
@@ -12,6 +14,18 @@ def gradient(function, value):
 
 
 class BackendTrainer(OneDevice):
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self._recorded_gradients = Recorded(self._gradients, jit_compile=lambda: self.jit_compile)
+
+    def compile(self, *args, **kwargs):
+        super().compile(*args, **kwargs)
+        self.rollout.jit_compile = self.jit_compile
+
+    def _should_torch_compile(self):
+        """By Keras, a step with its Python: no. What was recorded is compiled, and that if `jit_compile` is true."""
+        return False
+
     def _collect_before(self, step, observe=lambda trajectory: None):
         def function(data):
             ((rows,),) = data
@@ -22,18 +36,25 @@ class BackendTrainer(OneDevice):
 
         return function
 
+    @torch.no_grad()
     def train_step(self, data):
         (trajectory,) = data
-        self.zero_grad()
-        loss, logs = self.loss_and_logs(trajectory)
-        scale = self.optimizer.scale_loss(torch.ones(()))
-        (loss * scale).backward()
         variables = self.trainable_weights[:]
-        gradients = [v.value.grad for v in variables]
-        with torch.no_grad():
-            updates = self.optimizer.iterations + 0  # a value, not the variable
-            self.optimizer.apply(gradients, variables)
-            return self.finish_update({k: v.detach() for k, v in logs.items()}, gradients, scale, updates)
+        whole = self.microbatch_size is None or self.microbatch_size >= trajectory.prompt_ids.shape[0]
+        # a recording has every microbatch in it, one after the other
+        gradients_of = self._recorded_gradients if whole and not self.run_eagerly else self._gradients
+        fields = {name: ops.convert_to_tensor(field) for name, field in trajectory._asdict().items() if field is not None}
+        scale = self.optimizer.scale_loss(torch.ones(()))
+        gradients, logs = gradients_of([v.value for v in variables], fields, scale)
+        updates = self.optimizer.iterations + 0  # a value, not the variable
+        self.optimizer.apply(gradients, variables)
+        return self.finish_update(logs, gradients, scale, updates)
+
+    def _gradients(self, trainable, fields, scale):
+        with torch.enable_grad(), using(self, Weights(trainable, [])):
+            loss, logs = self.loss_and_logs(Trajectory(**fields))
+            gradients = torch.autograd.grad(loss * scale, trainable, allow_unused=True)
+        return [*gradients], {name: value.detach() for name, value in logs.items()}
 
     def test_step(self, data):
         (trajectory,) = data
