@@ -3,14 +3,14 @@
     python benchmarks/step.py --peers PYTHON --tunix PYTHON
     python benchmarks/step.py --peers PYTHON --tunix PYTHON --model 1.5M
 
-Contestants: this package on JAX, TensorFlow and Torch; on Torch also with `jit_compile=True`, and on JAX with all samples in
-the update, and with Keras' own products in its dense layers; KerasHub's `generate()` with Keras' own train step on each;
-J-BOND by hand in transformers and Torch; TRL's GRPO; Tunix's GRPO. The last three need environments of their own, with trl
-and with google-tunix, whose interpreters `--peers` and `--tunix` name; without them they are left out. All in float32, on the
-same prompts, with the same number of sampled completions of the same length: nothing stops early. The bundled model has 64
-prompts of 8 tokens a step, each with 5 completions of 20 tokens; the others, of random weights, 16 prompts of 32 tokens, each
-with 3 completions of 32 tokens. Where there is a GPU, all are on it, with products in TF32, as JAX has them by default.
-Backends not installed are left out.
+Contestants: this package on JAX, TensorFlow and Torch; on Torch also with `jit_compile=True`, and on JAX with all
+samples in the update, and with Keras' own products in its dense layers; KerasHub's `generate()` with Keras' own train
+step on each; J-BOND by hand in transformers and Torch; TRL's GRPO; Tunix's GRPO. The last three need environments of
+their own, with trl and with google-tunix, whose interpreters `--peers` and `--tunix` name; without them they are left
+out. All in float32, on the same prompts, with the same number of sampled completions of the same length: nothing stops
+early. The bundled model has 64 prompts of 8 tokens a step, each with 5 completions of 20 tokens; the others, of random
+weights, 16 prompts of 32 tokens, each with 3 completions of 32 tokens. Where there is a GPU, all are on it, with
+products in TF32, as JAX has them by default. Backends not installed are left out.
 
 Each contestant is a process; they take turns, round by round, and sleep in between. The table gives medians over rounds of
 the medians over a turn's steps; the ratio to the first contestant is taken within each round. `work` is the least that the
