@@ -1,11 +1,13 @@
-"""How much of this machine do sampling and the update use? J-BOND, the best of 4, all weights by SGD, on the bundled model.
+"""How much of this machine do sampling and the update use? J-BOND, all weights by SGD, on the models of `step.py`.
 
     python benchmarks/roofline.py
+    python benchmarks/roofline.py --model 46M
 
-On JAX, in float32. The peaks are measured: a product of two square matrices, and one long vector added to another in place.
-Operations and bytes are XLA's count for the compiled programs (what it says of the body of the sampling loop, times the
-tokens); its bytes are those that kernels read and write, in a cache or not, so that their share can pass 1. The programs
-take turns, and the times are medians. Prints a table and writes `roofline.json` beside this file.
+On JAX, in float32, with the prompts and completions of `step.py`. The peaks are measured: a product of two square
+matrices, and one long vector added to another in place. Operations and bytes are XLA's count for the compiled programs
+(what it says of the body of the sampling loop, times the tokens); its bytes are those that kernels read and write, in a
+cache or not, so that their share can pass 1. The programs take turns, and the times are medians. Prints a table and
+writes `roofline-MODEL.json` beside this file.
 """
 
 import argparse
@@ -19,11 +21,12 @@ os.environ["KERAS_BACKEND"] = "jax"
 
 import jax
 import jax.numpy as jnp
+import keras
 import numpy as np
-from common import BEST_OF_4, print_table, provenance
+import step
+from common import print_table, provenance
 
-from keras_bond import JBOND, presets
-from keras_bond.experiments.align import PRESET, bundled_trainer
+from keras_bond import JBOND
 from keras_bond.experiments.provenance import versions
 from keras_bond.rollout import PromptTable
 
@@ -50,25 +53,28 @@ def arguments_of_step(trainer, prompts):
     return draw, trainer.rollout.pad(trainer._encoded, trainer._width), (state, (trainer.collect(rows, draw),))
 
 
-def programs(batch_size):
+def programs(model):
     """name: (compiled function, its arguments, operations, bytes): one completion a prompt, and the update of a step."""
-    trainer = bundled_trainer(JBOND, **BEST_OF_4, stop_token_ids=())
-    draw, prompts, step = arguments_of_step(trainer, presets.prompts(PRESET, "train")[:batch_size])
+    policy, texts, _, lengths, settings, rows = step.case(model)
+    sizes = dict(zip(("max_prompt_length", "max_completion_length"), lengths, strict=True))
+    trainer = JBOND(policy, lambda prompts, completions: [0.0] * len(prompts), **sizes, **settings, stop_token_ids=())
+    trainer.compile(keras.optimizers.SGD(step.SGD["learning_rate"], momentum=step.SGD["momentum"]))
+    draw, prompts, arguments = arguments_of_step(trainer, texts[:rows])
     rollout, uniforms = trainer.rollout, np.asarray(draw.policy_uniforms)
     sample = jax.jit(rollout._sample_function)
     sampling = sample.lower([(draw.policy, uniforms)], *prompts).compile()
     # XLA counts a loop's body once: it is nearly all of a program without a prompt to read, with as long a cache
-    longer = np.zeros((batch_size, 1, trainer._width + rollout.max_completion_length - 1), "float32")
+    longer = np.zeros((rows, 1, trainer._width + rollout.max_completion_length - 1), "float32")
     body = sample.lower([(draw.policy, longer)], *(field[:, :1] for field in prompts)).compile()
     more = rollout.max_completion_length - 1
-    update = jax.jit(trainer.train_step).lower(*step).compile()
+    update = jax.jit(trainer.train_step).lower(*arguments).compile()
     return {
         "sampling": (
             sampling,
             ([(draw.policy, uniforms)], *prompts),
             *np.add(cost(sampling), np.multiply(more, cost(body))),
         ),
-        "update": (update, step, *cost(update)),
+        "update": (update, arguments, *cost(update)),
     }
 
 
@@ -93,12 +99,11 @@ def seconds(table, rounds):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=21)
-    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--model", choices=step.MODELS, default="bundled")
     parser.add_argument("--side", type=int, default=2048, help="of the matrices")
     parser.add_argument("--length", type=int, default=2**26, help="of the vectors")
-    parser.add_argument("--output", type=pathlib.Path, default=pathlib.Path(__file__).with_suffix(".json"))
     arguments = parser.parse_args()
-    table = peaks(arguments.side, arguments.length) | programs(arguments.batch_size)
+    table = peaks(arguments.side, arguments.length) | programs(arguments.model)
     times = seconds(table, arguments.rounds)
     rows = {}
     for name, (_, _, operations, size) in table.items():
@@ -126,8 +131,8 @@ def main():
             for name, row in rows.items()
         ],
     )
-    result = {**provenance(), "versions": versions(), "batch_size": arguments.batch_size, "programs": rows}
-    arguments.output.write_text(json.dumps(result, indent=2) + "\n")
+    result = {**provenance(), "versions": versions(), "model": arguments.model, "programs": rows}
+    pathlib.Path(__file__).with_name(f"roofline-{arguments.model}.json").write_text(json.dumps(result, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -81,12 +81,8 @@ def random_gemma(sizes):
     return keras_hub.models.GemmaCausalLM(keras_hub.models.GemmaBackbone(**sizes), preprocessor)
 
 
-def prepare(folder, model, batch_size):
-    """The work of a step as JSON, and the model as a preset and for transformers beside it.
-
-    Returns the file, its contents, and the configuration of the model's backbone.
-    """
-    os.environ |= SHARED_GPU | {"KERAS_BACKEND": "jax"}
+def case(model):
+    """(policy, its prompts, their token ids, (prompt length, completion length), J-BOND's settings, prompts a step)."""
     from keras_bond import presets
     from keras_bond.experiments.align import PRESET, SIZES
 
@@ -95,9 +91,19 @@ def prepare(folder, model, batch_size):
         lengths, settings, rows = (32, 32), {"n": 2, "beta": 0.5, "eta": 0.02, "variance_reduction": False}, 16
     else:
         lengths, settings, rows = (SIZES["max_prompt_length"], SIZES["max_completion_length"]), BEST_OF_4, 64
+    prompts, token_ids = prompts_of(policy.preprocessor.tokenizer, presets.prompts(PRESET, "train"), lengths[0])
+    return policy, prompts, token_ids, lengths, settings, rows
+
+
+def prepare(folder, model, batch_size):
+    """The work of a step as JSON, and the model as a preset and for transformers beside it.
+
+    Returns the file, its contents, and the configuration of the model's backbone.
+    """
+    os.environ |= SHARED_GPU | {"KERAS_BACKEND": "jax"}
+    policy, prompts, token_ids, lengths, settings, rows = case(model)
     policy.save_to_preset(folder / "preset")
     export_for_trl(policy, folder / "exported")
-    prompts, token_ids = prompts_of(policy.preprocessor.tokenizer, presets.prompts(PRESET, "train"), lengths[0])
     work = {
         "prompts": prompts,
         "token_ids": token_ids,

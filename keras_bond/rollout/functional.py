@@ -150,9 +150,7 @@ class Recorded:
 
         try:
             recording = make_fx(function, tracing_mode="fake", _allow_non_fake_inputs=True)(arguments)
-        except torch.OutOfMemoryError:
-            raise
-        except RuntimeError:  # and an error of another kind comes again
+        except RuntimeError:  # a tensor was read; an error of another kind comes again
             self._is_recorded = False
             return function
         return torch.compile(recording, fullgraph=True, dynamic=False) if self._jit_compile() else recording
