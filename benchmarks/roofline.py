@@ -33,13 +33,18 @@ from keras_bond.rollout import PromptTable
 
 def peaks(side, length):
     """name: (compiled function, its arguments, operations, bytes)."""
-    matrix, vector = jnp.ones((side, side), "float32"), jnp.ones((length,), "float32")
-    product = jax.jit(jnp.matmul).lower(matrix, matrix).compile()
     repeats = 10  # in place: a fresh result would be charged for the pages it is given
-    total = jax.jit(lambda x, y: jax.lax.fori_loop(0, repeats, lambda i, z: z + y, x)).lower(vector, vector).compile()
+
+    def repeated(function, *arguments):
+        return (
+            jax.jit(lambda x, y: jax.lax.fori_loop(0, repeats, lambda i, z: function(z, y), x)).lower(*arguments).compile()
+        )
+
+    matrix, vector = jnp.full((side, side), 1 / side, "float32"), jnp.ones((length,), "float32")
+    product, total = repeated(jnp.matmul, matrix, matrix), repeated(jnp.add, vector, vector)
     return {
-        "matrix product": (product, (matrix, matrix), 2 * side**3, 3 * matrix.nbytes),
-        "sum of vectors": (total, (vector, vector), repeats * length, 3 * repeats * vector.nbytes),
+        "matrix product": (product, (matrix, matrix), repeats * 2 * side**3, repeats * 3 * matrix.nbytes),
+        "sum of vectors": (total, (vector, vector), repeats * length, repeats * 3 * vector.nbytes),
     }
 
 
