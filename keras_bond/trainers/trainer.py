@@ -165,7 +165,7 @@ class AlignmentTrainer(StateSaving, BackendTrainer, keras.Model):
     # What a subclass states.
 
     def objective(self, scores, trajectory):
-        """The loss of one update and its parts.
+        """The loss of one update and its parts; its Python runs once, when it is compiled, or on Torch recorded.
 
         Args:
             scores: `Scores`, what the policy says of the trajectory.
