@@ -1,0 +1,172 @@
+"""How much of the frontier's gain can a step have that is made from so many completions? The natural gradient's, held out.
+
+    python benchmarks/directions.py
+    python benchmarks/directions.py --train embedding
+
+On JAX and the bundled model, at its start, with the reward of the demo. Let u(y) be the quantile of a completion's reward
+under the reference, centred within its prompt, and s_d(y) = d/de log pi_{theta + e d}(y) of a direction d of the weights. To
+first order the step e d costs KL = e^2 Var(s_d) / 2 and gains e Cov(u, s_d) in win rate, and no policy at that KL gains more
+than sqrt(2 KL Var(u)). So the squared correlation of u and s_d is the KL efficiency of small steps along d, and its root
+their frontier efficiency.
+
+The least-squares problem min_d sum (u - s_d)^2 over the training completions has the policy gradient as its first
+direction of conjugate gradients (here with the rows' scales of `RowwiseSGD`, damping 1) and the natural gradient of these
+completions as its solution; the number of iterations is what regularises it. Every iteration is judged on completions of
+prompts that were held out. Prints a table and writes `directions-TRAIN.json` beside this file.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import time
+
+os.environ["KERAS_BACKEND"] = "jax"
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from common import print_table, provenance, use_keras_products
+from step import bundled
+
+from keras_bond import presets
+from keras_bond.experiments.align import PRESET, SIZES
+from keras_bond.experiments.provenance import versions
+from keras_bond.ops import sequence_log_prob
+from keras_bond.rewards import VaderSentiment
+from keras_bond.rollout import Rollout, using, weights_of
+
+
+class Problem:
+    """Completions of the reference with their centred quantiles, and the linear map from directions to scores.
+
+    Args:
+        policy: a `CausalLM`, at its start.
+        prompts: list of str.
+        samples: completions a prompt.
+        batch_size: prompts at a time.
+        rng: `numpy.random.Generator`.
+    """
+
+    def __init__(self, policy, prompts, samples, batch_size, rng):
+        rollout = Rollout(policy, **SIZES)
+        use_keras_products(policy)  # ours have no forward-mode derivative
+        start, reward = weights_of(policy), VaderSentiment()
+        self.start, self.batches, quantiles = start.trainable, [], []
+        for i in range(0, len(prompts), batch_size):
+            texts = prompts[i : i + batch_size]
+            prompt = rollout.pad(rollout.encode(texts), SIZES["max_prompt_length"])
+            uniforms = rng.random((len(texts), samples, SIZES["max_completion_length"]), "float32")
+            (completions,) = rollout.sample_each([(start, uniforms)], *prompt)
+            of_prompt = [text for text in texts for _ in range(samples)]
+            rewards = np.asarray(reward(of_prompt, rollout.decode(completions))).reshape(len(texts), samples, 1)
+            above = np.sign(rewards - rewards.swapaxes(1, 2)).sum(axis=2) / (samples - 1)  # wins less losses
+            quantiles.append(above / 2)
+            self.batches.append((*prompt, completions.token_ids, completions.mask))
+        self.quantiles = np.concatenate(quantiles).astype("float32")
+
+        def log_probs(trainable, prompt_ids, prompt_mask, token_ids, mask):  # centred within each prompt
+            with using(policy, start._replace(trainable=trainable)):
+                log_prob = sequence_log_prob(rollout.token_log_probs(prompt_ids, prompt_mask, token_ids), mask)
+            log_prob = jnp.reshape(log_prob, (-1, samples))
+            return log_prob - jnp.mean(log_prob, axis=1, keepdims=True)
+
+        self._push = jax.jit(lambda d, *batch: jax.jvp(lambda w: log_probs(w, *batch), (self.start,), (d,))[1])
+        self._pull = jax.jit(lambda c, *batch: jax.vjp(lambda w: log_probs(w, *batch), self.start)[1](c)[0])
+
+    def scores(self, direction):
+        """s_d of every completion, (prompts, samples)."""
+        return np.concatenate([np.asarray(self._push(direction, *batch)) for batch in self.batches])
+
+    def gradient(self, coefficients):
+        """(sum of c(y) grad log pi(y), row by row its square's mean over the batches): lists of one array a variable."""
+        parts = np.split(coefficients, np.cumsum([len(batch[0]) for batch in self.batches])[:-1])
+        total, squares = 0, 0
+        for part, batch in zip(parts, self.batches, strict=True):
+            gradient = self._pull(part, *batch)
+            total = jax.tree.map(jnp.add, total or jax.tree.map(jnp.zeros_like, gradient), gradient)
+            now = [jnp.mean(jnp.square(_rows(g)), axis=1) for g in gradient]
+            squares = jax.tree.map(jnp.add, squares or jax.tree.map(jnp.zeros_like, now), now)
+        return total, squares
+
+
+def _rows(array):
+    return jnp.reshape(array, (array.shape[0] if array.ndim > 1 else 1, -1))
+
+
+def share(problem, scores):
+    """(squared correlation of quantiles and scores, its bootstrapped standard error over prompts)."""
+    u, s = problem.quantiles, scores
+    sums = np.stack([(u * s).sum(1), (u * u).sum(1), (s * s).sum(1)])  # (3, prompts)
+    picked = np.random.default_rng(0).integers(sums.shape[1], size=(200, sums.shape[1]))
+    us, uu, ss = np.concatenate([sums.sum(1)[:, None], sums[:, picked].sum(2)], axis=1)
+    shares = np.sign(us) * us**2 / (uu * ss)
+    return shares[0], shares[1:].std()
+
+
+def directions(problem, damping):
+    """Yields (direction, its scores): what conjugate gradients have after 1, 2, ... iterations."""
+    residual = problem.quantiles
+    gradient, squares = problem.gradient(residual)
+    scales = [jnp.mean(s) * damping / (jnp.mean(s) * damping + s) for s in squares]
+
+    def scaled(gradient):
+        return [jnp.reshape(_rows(g) * scale[:, None], g.shape) for g, scale in zip(gradient, scales, strict=True)]
+
+    def inner(a, b):
+        return float(sum(jnp.vdot(x, y) for x, y in zip(a, b, strict=True)))
+
+    step = scaled(gradient)
+    size = inner(gradient, step)
+    direction, scores = [jnp.zeros_like(g) for g in gradient], np.zeros_like(residual)
+    while True:
+        along = problem.scores(step)
+        length = size / np.vdot(along, along)
+        direction = [d + length * p for d, p in zip(direction, step, strict=True)]
+        scores = scores + length * along
+        yield direction, scores
+        gradient, _ = problem.gradient(problem.quantiles - scores)
+        turned = scaled(gradient)
+        size, before = inner(gradient, turned), size
+        step = [t + size / before * p for t, p in zip(turned, step, strict=True)]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--train", choices=("all", "embedding"), default="all", help="the weights that move")
+    parser.add_argument("--prompts", type=int, default=4096, help="for the directions")
+    parser.add_argument("--held-out", type=int, default=512, help="prompts")
+    parser.add_argument("--samples", type=int, default=8, help="completions a prompt")
+    parser.add_argument("--iterations", type=int, default=10)
+    parser.add_argument("--damping", type=float, default=1.0)
+    parser.add_argument("--batch-size", type=int, default=64, help="prompts")
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    policy, rng = bundled(), np.random.default_rng(arguments.seed)
+    if arguments.train == "embedding":
+        for layer in policy.backbone.layers:
+            layer.trainable = layer is policy.backbone.token_embedding
+    prompts = rng.permutation(presets.prompts(PRESET, "train"))[: arguments.prompts].tolist()
+    held_out = presets.prompts(PRESET, "test")[: arguments.held_out]
+    sizes = arguments.samples, arguments.batch_size, rng
+    problem, judge = Problem(policy, prompts, *sizes), Problem(policy, held_out, *sizes)
+    about = {**provenance(), "versions": versions(), "completions": len(prompts) * arguments.samples}
+    rows, started = [], time.perf_counter()
+    for i, (direction, scores) in enumerate(directions(problem, arguments.damping), 1):
+        (fitted, _), (efficiency, error) = share(problem, scores), share(judge, judge.scores(direction))
+        rows.append({"iterations": i, "fitted": fitted, "held_out": efficiency, "standard_error": error})
+        print(f"{i}: {fitted:.3f} {efficiency:.3f} ± {error:.3f} ({time.perf_counter() - started:.0f} s)", flush=True)
+        result = {**about, "rows": [{key: float(value) for key, value in row.items()} for row in rows]}
+        pathlib.Path(__file__).with_name(f"directions-{arguments.train}.json").write_text(
+            json.dumps(result, indent=2) + "\n"
+        )
+        if i == arguments.iterations:
+            break
+    print_table(
+        ["iterations", "KL efficiency, fitted", "held out"],
+        [[r["iterations"], f"{r['fitted']:.3f}", f"{r['held_out']:.3f} ± {r['standard_error']:.3f}"] for r in rows],
+    )
+
+
+if __name__ == "__main__":
+    main()
