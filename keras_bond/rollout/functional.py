@@ -95,8 +95,8 @@ class Recorded:
     Running a small model eagerly, Torch spends most of its time in Keras' Python. This runs the function once for every
     signature (shapes, dtypes and devices of its arguments), on tensors without values, records the operations, and from
     then on runs these alone. Tensors that are not arguments, such as frozen weights, are read where they were when it was
-    recorded; arguments may be written to in place. A function that reads a tensor on the host, as KerasHub's sliding
-    windows do, stays eager.
+    recorded; arguments may be written to in place. A function that reads a number on the host, as KerasHub's sliding
+    windows do, stays eager (`tolist` of a tensor that is no argument goes unseen: it is read once).
 
     Args:
         function: of nests of tensors to a nest of tensors.
@@ -106,16 +106,20 @@ class Recorded:
 
     def __init__(self, function, jit_compile=lambda: False):
         self._function, self._jit_compile = function, jit_compile
-        self._recordings, self._is_recorded = {}, True
+        self._recordings, self._is_recorded = {}, False  # of the last call
 
     def __call__(self, *arguments):
         if keras.config.backend() != "torch":
             return self._function(*arguments)
+        import torch
+
         tensors = keras.tree.flatten(arguments)
         signature = (self._jit_compile(), *((tensor.shape, tensor.dtype, tensor.device) for tensor in tensors))
-        if signature not in self._recordings:
-            self._recordings[signature] = self._record(arguments)
-        return self._recordings[signature](arguments)
+        recording = self._recordings[signature] if signature in self._recordings else self._record(arguments)
+        result = recording(arguments)
+        self._recordings[signature] = recording  # not where an error came of it
+        self._is_recorded = isinstance(recording, torch.nn.Module)
+        return result
 
     def repeat(self, unfinished, fixed, state):
         """`ops.while_loop` of state <- self(*fixed, *state), where the first iteration is known to be wanted.
@@ -148,12 +152,30 @@ class Recorded:
         def function(arguments):
             return self._function(*arguments)
 
+        def unread(arguments):
+            with _no_reading():
+                return function(arguments)
+
         try:
-            recording = make_fx(function, tracing_mode="fake", _allow_non_fake_inputs=True)(arguments)
-        except RuntimeError:  # a tensor was read; an error of another kind comes again
-            self._is_recorded = False
+            with keras.StatelessScope():  # variables that are made meanwhile get their values after it
+                recording = make_fx(unread, tracing_mode="fake", _allow_non_fake_inputs=True)(arguments)
+        except RuntimeError:  # a number was read; an error of another kind comes again
             return function
         return torch.compile(recording, fullgraph=True, dynamic=False) if self._jit_compile() else recording
+
+
+def _no_reading():
+    """A context in which the host cannot read a number of any tensor: what is recorded would keep it for ever."""
+    import torch
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class NoReading(TorchDispatchMode):
+        def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+            if operation is torch.ops.aten._local_scalar_dense.default:
+                raise RuntimeError("A number was read on the host.")
+            return operation(*args, **(kwargs or {}))
+
+    return NoReading()
 
 
 def _captured(iterate, state):

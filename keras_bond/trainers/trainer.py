@@ -372,7 +372,8 @@ class AlignmentTrainer(StateSaving, BackendTrainer, keras.Model):
             optimizer: name or `keras.optimizers.Optimizer`. The paper: `Adam(LinearWarmup(3e-6, 100))`.
             **kwargs: `run_eagerly`, `jit_compile`, `auto_scale_loss`. On Torch, where Keras' "auto" is `False`,
                 `jit_compile=True` has Inductor, Torch's compiler, fuse sampling, scoring and the gradient: minutes at the
-                first step, faster ones after it. Where `microbatch_size` parts a batch, the gradient stays eager.
+                first step, faster ones after it. Where `microbatch_size` parts a batch, the gradient stays eager. It is not
+                saved: compile a trainer that was loaded again.
         """
         for name in ("loss", "metrics", "weighted_metrics"):
             if kwargs.get(name) is not None:

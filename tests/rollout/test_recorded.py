@@ -43,9 +43,43 @@ def test_a_function_that_reads_a_tensor_on_the_host_stays_eager(to_numpy):
 def test_an_array_read_on_the_host_is_read_every_time(read, to_numpy):
     if not RECORDS:
         pytest.skip("compilers cannot read a tensor")
-    add = Recorded(lambda x: x + read(x))
-    for values in ([1, 8], [2, 8]):
-        np.testing.assert_array_equal(to_numpy(add(ops.convert_to_tensor(values))), np.array(values) + values[0])
+    variable = keras.Variable([0.0, 0.0], trainable=False)
+    add, add_own = Recorded(lambda x: x + read(x)), Recorded(lambda x: x + read(variable.value))
+    for values in ([1.0, 8.0], [2.0, 8.0]):
+        variable.assign(values)
+        for function in (add, add_own):
+            np.testing.assert_array_equal(to_numpy(function(ops.convert_to_tensor(values))), np.array(values) + values[0])
+
+
+def test_after_an_error_a_function_is_recorded_again():
+    failures, calls = [RuntimeError("once"), RuntimeError("and once more, eagerly")], []
+
+    def double(x):
+        calls.append(0)
+        if failures:
+            raise failures.pop()
+        return 2 * x
+
+    double = Recorded(double)
+    with pytest.raises(RuntimeError, match="once"):
+        double(ops.ones((1,)))
+    failures.clear()
+    calls.clear()
+    for _ in range(3):
+        assert float(double(ops.ones((1,)))[0]) == 2
+    assert len(calls) == (1 if RECORDS else 3)
+
+
+def test_a_random_number_without_a_seed_leaves_keras_generator_whole():
+    if not RECORDS:
+        pytest.skip("compilers have it as an argument")
+    from keras.src.backend.common import global_state
+
+    global_state.set_global_attribute("global_seed_generator", None)
+    noise = Recorded(lambda x: x + keras.random.normal((1,)))
+    drawn = {float(noise(ops.zeros((1,)))[0]) for _ in range(3)}
+    assert len(drawn) == 3
+    assert np.isfinite(ops.convert_to_numpy(keras.random.normal((2,)))).all()
 
 
 def test_a_function_may_take_gradients_in_less_memory():

@@ -1,5 +1,7 @@
 """Torch: variables are read and written in place; the gradient is recorded once and replayed, see `rollout.Recorded`."""
 
+import contextlib
+
 import torch
 from keras import ops
 
@@ -14,13 +16,10 @@ def gradient(function, value):
 
 
 class BackendTrainer(OneDevice):
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
-        self._recorded_gradients = Recorded(self._gradients, jit_compile=lambda: self.jit_compile)
-
     def compile(self, *args, **kwargs):
         super().compile(*args, **kwargs)
         self.rollout.jit_compile = self.jit_compile
+        self._recorded_gradients = Recorded(self._gradients, jit_compile=lambda: self.jit_compile)
 
     def _should_torch_compile(self):
         """By Keras, a step with its Python: no. What was recorded is compiled, and that if `jit_compile` is true."""
@@ -51,10 +50,18 @@ class BackendTrainer(OneDevice):
         return self.finish_update(logs, gradients, scale, updates)
 
     def _gradients(self, trainable, fields, scale):
-        with torch.enable_grad(), using(self, Weights(trainable, [])):
+        eager = all(v.value is value for v, value in zip(self.trainable_variables, trainable, strict=True))
+        with torch.enable_grad(), contextlib.nullcontext() if eager else self._using(trainable):
             loss, logs = self.loss_and_logs(Trajectory(**fields))
             gradients = torch.autograd.grad(loss * scale, trainable, allow_unused=True)
         return [*gradients], {name: value.detach() for name, value in logs.items()}
+
+    @contextlib.contextmanager
+    def _using(self, trainable):
+        with using(self, Weights(trainable, [])) as scope:
+            yield
+        if len(scope.state_mapping) > len(trainable):
+            raise RuntimeError("An objective that assigns a variable, a random seed say, cannot be recorded.")
 
     def test_step(self, data):
         (trajectory,) = data
