@@ -192,21 +192,18 @@ def test_an_objective_that_reads_numbers_on_the_host_is_run_at_every_update():
 
 @on_torch
 @pytest.mark.parametrize("run_eagerly", [False, True])
-def test_an_objective_may_assign_variables_and_draw_numbers(run_eagerly):
-    trainer, drawn = trainer_of(), []
+def test_what_an_objective_assigns_is_not_lost(run_eagerly):
+    trainer, count = trainer_of(), keras.Variable(0.0, trainable=False)
     trainer.compile(keras.optimizers.SGD(0.05), run_eagerly=run_eagerly)
-    count, seed = keras.Variable(0.0, trainable=False), keras.random.SeedGenerator(3)
     objective = trainer.objective
 
     def counting(scores, trajectory):
         count.assign_add(1.0)
-        drawn.append(keras.random.normal((), seed=seed))
         return objective(scores, trajectory)
 
     trainer.objective = counting
     trainer.fit(PROMPTS, batch_size=4, steps_per_epoch=3, verbose=0)
     assert float(count.value) == 3
-    assert len({float(number) for number in drawn[-3:]}) == 3
 
 
 @on_torch
