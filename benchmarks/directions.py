@@ -32,7 +32,7 @@ from step import bundled
 from keras_bond import presets
 from keras_bond.experiments.align import PRESET, SIZES
 from keras_bond.experiments.provenance import versions
-from keras_bond.ops import sequence_log_prob
+from keras_bond.ops import sequence_log_prob, win_rate
 from keras_bond.rewards import VaderSentiment
 from keras_bond.rollout import Rollout, using, weights_of
 
@@ -58,12 +58,11 @@ class Problem:
             prompt = rollout.pad(rollout.encode(texts), SIZES["max_prompt_length"])
             uniforms = rng.random((len(texts), samples, SIZES["max_completion_length"]), "float32")
             (completions,) = rollout.sample_each([(start, uniforms)], *prompt)
-            of_prompt = [text for text in texts for _ in range(samples)]
-            rewards = np.asarray(reward(of_prompt, rollout.decode(completions))).reshape(len(texts), samples, 1)
-            above = np.sign(rewards - rewards.swapaxes(1, 2)).sum(axis=2) / (samples - 1)  # wins less losses
-            quantiles.append(above / 2)
+            rewards = np.asarray(reward(np.repeat(texts, samples).tolist(), rollout.decode(completions)), "float32")
+            of_prompt = np.repeat(rewards.reshape(-1, samples), samples, axis=0)
+            quantiles.append(np.reshape(win_rate(rewards, of_prompt), (-1, samples)) - 0.5)
             self.batches.append((*prompt, completions.token_ids, completions.mask))
-        self.quantiles = np.concatenate(quantiles).astype("float32")
+        self.quantiles = np.concatenate(quantiles)
 
         def log_probs(trainable, prompt_ids, prompt_mask, token_ids, mask):  # centred within each prompt
             with using(policy, start._replace(trainable=trainable)):
