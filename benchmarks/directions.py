@@ -1,7 +1,7 @@
 """How much of the frontier's gain can a step have that is made from so many completions? The natural gradient's, held out.
 
     python benchmarks/directions.py
-    python benchmarks/directions.py --train embedding
+    python benchmarks/directions.py --train embedding --iterations 2
 
 On JAX and the bundled model, at its start, with the reward of the demo. Let u(y) be the quantile of a completion's reward
 under the reference, centred within its prompt, and s_d(y) = d/de log pi_{theta + e d}(y) of a direction d of the weights. To
@@ -10,9 +10,12 @@ than sqrt(2 KL Var(u)). So the squared correlation of u and s_d is the KL effici
 their frontier efficiency.
 
 The least-squares problem min_d sum (u - s_d)^2 over the training completions has the policy gradient as its first
-direction of conjugate gradients (here with the rows' scales of `RowwiseSGD`, damping 1) and the natural gradient of these
-completions as its solution; the number of iterations is what regularises it. Every iteration is judged on completions of
-prompts that were held out. Prints a table and writes `directions-TRAIN.json` beside this file.
+direction of conjugate gradients (here with the rows' scales of `RowwiseSGD`, damping 1, with and without its shrinkage) and
+the natural gradient of these completions as its solution; the number of iterations is what regularises it. Every iteration
+is judged on completions of prompts that were held out, their quantiles among 32.
+
+For comparison, how much of the held-out quantiles does a reward model explain that knows a worth for every token, by least
+squares on the same completions? Prints a table and writes `directions-TRAIN.json` beside this file.
 """
 
 import argparse
@@ -46,9 +49,10 @@ class Problem:
         samples: completions a prompt.
         batch_size: prompts at a time.
         rng: `numpy.random.Generator`.
+        ranked_among: completions a prompt that the quantiles are among; `samples` by default.
     """
 
-    def __init__(self, policy, prompts, samples, batch_size, rng):
+    def __init__(self, policy, prompts, samples, batch_size, rng, ranked_among=None):
         rollout = Rollout(policy, **SIZES)
         use_keras_products(policy)  # ours have no forward-mode derivative
         start, reward = weights_of(policy), VaderSentiment()
@@ -56,12 +60,15 @@ class Problem:
         for i in range(0, len(prompts), batch_size):
             texts = prompts[i : i + batch_size]
             prompt = rollout.pad(rollout.encode(texts), SIZES["max_prompt_length"])
-            uniforms = rng.random((len(texts), samples, SIZES["max_completion_length"]), "float32")
+            drawn = ranked_among or samples
+            uniforms = rng.random((len(texts), drawn, SIZES["max_completion_length"]), "float32")
             (completions,) = rollout.sample_each([(start, uniforms)], *prompt)
-            rewards = np.asarray(reward(np.repeat(texts, samples).tolist(), rollout.decode(completions)), "float32")
-            of_prompt = np.repeat(rewards.reshape(-1, samples), samples, axis=0)
-            quantiles.append(np.reshape(win_rate(rewards, of_prompt), (-1, samples)) - 0.5)
-            self.batches.append((*prompt, completions.token_ids, completions.mask))
+            rewards = np.asarray(reward(np.repeat(texts, drawn).tolist(), rollout.decode(completions)), "float32")
+            of_prompt = np.repeat(rewards.reshape(-1, drawn), drawn, axis=0)
+            ranked = np.reshape(win_rate(rewards, of_prompt), (-1, drawn))[:, :samples]
+            quantiles.append(ranked - ranked.mean(axis=1, keepdims=True))
+            kept = np.arange(len(rewards)) % drawn < samples
+            self.batches.append((*prompt, np.asarray(completions.token_ids)[kept], np.asarray(completions.mask)[kept]))
         self.quantiles = np.concatenate(quantiles)
 
         def log_probs(trainable, prompt_ids, prompt_mask, token_ids, mask):  # centred within each prompt
@@ -76,6 +83,14 @@ class Problem:
     def scores(self, direction):
         """s_d of every completion, (prompts, samples)."""
         return np.concatenate([np.asarray(self._push(direction, *batch)) for batch in self.batches])
+
+    def token_counts(self, vocabulary_size):
+        """How often each token is in each completion, centred within its prompt: (completions, vocabulary)."""
+        counts = np.zeros((self.quantiles.size, vocabulary_size), "float32")
+        ids, mask = (np.concatenate([batch[i] for batch in self.batches]) for i in (2, 3))
+        np.add.at(counts, (np.arange(len(ids))[:, None], ids), mask.astype("float32"))
+        of_prompt = counts.reshape(*self.quantiles.shape, -1)
+        return (of_prompt - of_prompt.mean(axis=1, keepdims=True)).reshape(counts.shape)
 
     def gradient(self, coefficients):
         """(sum of c(y) grad log pi(y), row by row its square's mean over the batches): lists of one array a variable."""
@@ -103,11 +118,15 @@ def share(problem, scores):
     return shares[0], shares[1:].std()
 
 
-def directions(problem, damping):
+def directions(problem, damping, shrinkage):
     """Yields (direction, its scores): what conjugate gradients have after 1, 2, ... iterations."""
     residual = problem.quantiles
     gradient, squares = problem.gradient(residual)
-    scales = [jnp.mean(s) * damping / (jnp.mean(s) * damping + s) for s in squares]
+    signals = [jnp.mean(jnp.square(_rows(g)), axis=1) for g in gradient]
+    scales = [
+        jnp.mean(s) * damping / (jnp.mean(s) * damping + s) * jnp.nan_to_num(signal / (signal + shrinkage * s))
+        for signal, s in zip(signals, squares, strict=True)
+    ]
 
     def scaled(gradient):
         return [jnp.reshape(_rows(g) * scale[:, None], g.shape) for g, scale in zip(gradient, scales, strict=True)]
@@ -130,6 +149,16 @@ def directions(problem, damping):
         step = [t + size / before * p for t, p in zip(turned, step, strict=True)]
 
 
+def linear_reward_model(problem, judge, vocabulary_size, ridge=3.0):
+    """(fitted, held out, its error): the share of the quantiles that a worth for every token explains, by least squares."""
+    counts = problem.token_counts(vocabulary_size)
+    worth = np.linalg.solve(counts.T @ counts + ridge * np.eye(vocabulary_size), counts.T @ problem.quantiles.ravel())
+    fitted, held_out = (
+        share(p, np.reshape(p.token_counts(vocabulary_size) @ worth, p.quantiles.shape)) for p in (problem, judge)
+    )
+    return fitted[0], *held_out
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--train", choices=("all", "embedding"), default="all", help="the weights that move")
@@ -138,6 +167,7 @@ def main():
     parser.add_argument("--samples", type=int, default=8, help="completions a prompt")
     parser.add_argument("--iterations", type=int, default=10)
     parser.add_argument("--damping", type=float, default=1.0)
+    parser.add_argument("--shrinkage", type=float, nargs="+", default=[0.0, 3.0])
     parser.add_argument("--batch-size", type=int, default=64, help="prompts")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
@@ -148,22 +178,30 @@ def main():
     prompts = rng.permutation(presets.prompts(PRESET, "train"))[: arguments.prompts].tolist()
     held_out = presets.prompts(PRESET, "test")[: arguments.held_out]
     sizes = arguments.samples, arguments.batch_size, rng
-    problem, judge = Problem(policy, prompts, *sizes), Problem(policy, held_out, *sizes)
+    problem, judge = Problem(policy, prompts, *sizes), Problem(policy, held_out, *sizes, ranked_among=32)
     about = {**provenance(), "versions": versions(), "completions": len(prompts) * arguments.samples}
+    names = ("fitted", "held_out", "standard_error")
+    model = dict(zip(names, map(float, linear_reward_model(problem, judge, policy.backbone.vocabulary_size)), strict=True))
+    about["linear_reward_model"] = model
+    print("a worth for every token:", model, flush=True)
     rows, started = [], time.perf_counter()
-    for i, (direction, scores) in enumerate(directions(problem, arguments.damping), 1):
-        (fitted, _), (efficiency, error) = share(problem, scores), share(judge, judge.scores(direction))
-        rows.append({"iterations": i, "fitted": fitted, "held_out": efficiency, "standard_error": error})
-        print(f"{i}: {fitted:.3f} {efficiency:.3f} ± {error:.3f} ({time.perf_counter() - started:.0f} s)", flush=True)
-        result = {**about, "rows": [{key: float(value) for key, value in row.items()} for row in rows]}
-        pathlib.Path(__file__).with_name(f"directions-{arguments.train}.json").write_text(
-            json.dumps(result, indent=2) + "\n"
-        )
-        if i == arguments.iterations:
-            break
+    for shrinkage in arguments.shrinkage:
+        found = directions(problem, arguments.damping, shrinkage)
+        for i, (direction, scores) in zip(range(1, arguments.iterations + 1), found, strict=False):
+            judged = share(problem, scores)[0], *share(judge, judge.scores(direction))
+            figures = dict(zip(names, map(float, judged), strict=True))
+            rows.append({"shrinkage": shrinkage, "iterations": i, **figures})
+            print(rows[-1], f"({time.perf_counter() - started:.0f} s)", flush=True)
+            result = {**about, "rows": rows}
+            pathlib.Path(__file__).with_name(f"directions-{arguments.train}.json").write_text(
+                json.dumps(result, indent=2) + "\n"
+            )
     print_table(
-        ["iterations", "KL efficiency, fitted", "held out"],
-        [[r["iterations"], f"{r['fitted']:.3f}", f"{r['held_out']:.3f} ± {r['standard_error']:.3f}"] for r in rows],
+        ["shrinkage", "iterations", "KL efficiency, fitted", "held out"],
+        [
+            [r["shrinkage"], r["iterations"], f"{r['fitted']:.3f}", f"{r['held_out']:.3f} ± {r['standard_error']:.3f}"]
+            for r in rows
+        ],
     )
 
 

@@ -32,7 +32,9 @@ def estimators():
 
     all_of_8 = {"n": 2, "beta": 0.1, "eta": 0.035, "num_anchor_samples": 8}
     rowwise = {"learning_rate": 0.034, "optimizer": functools.partial(RowwiseSGD, damping=1.0)}
+    shrunk = {"learning_rate": 0.08, "optimizer": functools.partial(RowwiseSGD, damping=1.0, shrinkage=3.0)}
     return {
+        "J-BOND, all of 8, embedding alone, row by row, shrunk": (of_the_embedding(JBOND), 36, shrunk, all_of_8),
         "J-BOND, all of 8, embedding alone, row by row": (of_the_embedding(JBOND), 36, rowwise, all_of_8),
         "J-BOND, n = 2, all of 8 samples": (JBOND, 36, {"learning_rate": 1.8e-3}, all_of_8),
         "J-BOND, the best of 4 alone": (JBOND, 64, {"learning_rate": 3e-4}, BEST_OF_4),
