@@ -57,10 +57,9 @@ def run(output, steps=135, seed=0, num_prompts=512, say=print, started=None):
     policy.save_to_preset(output / "policy")
     summary = _summary(trainer, run.rows, final, points, steps, seed, started)
     (output / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
-    estimates = final.estimates
     title = (
-        f"J-BOND on {PRESET}, {keras.config.backend()}, seed {seed}: held-out win rate {estimates['win_rate'].value:.3f} "
-        f"at {estimates['kl'].value:.2f} nats, {summary['frontier_efficiency']:.2f} of the best possible gain"
+        f"J-BOND on {PRESET}, {keras.config.backend()}, seed {seed}: held-out win rate {summary['win_rate']:.3f} "
+        f"at {summary['kl']:.2f} nats, {summary['frontier_efficiency']:.2f} of the best possible gain"
     )
     training_figure(run.rows, run.path, points, title).savefig(output / "frontier.png", dpi=130)
     _report(say, output, summary, examples, points)
