@@ -149,14 +149,19 @@ def directions(problem, damping, shrinkage):
         step = [t + size / before * p for t, p in zip(turned, step, strict=True)]
 
 
+def figures(problem, scores, judge, held_out_scores):
+    """The shares of the quantiles that the scores have, fitted and held out."""
+    (fitted, _), (held_out, error) = share(problem, scores), share(judge, held_out_scores)
+    return {"fitted": float(fitted), "held_out": float(held_out), "standard_error": float(error)}
+
+
 def linear_reward_model(problem, judge, vocabulary_size, ridge=3.0):
-    """(fitted, held out, its error): the share of the quantiles that a worth for every token explains, by least squares."""
-    counts = problem.token_counts(vocabulary_size)
+    """`figures` of a worth for every token, by least squares."""
+    counts, held_out = (p.token_counts(vocabulary_size) for p in (problem, judge))
     worth = np.linalg.solve(counts.T @ counts + ridge * np.eye(vocabulary_size), counts.T @ problem.quantiles.ravel())
-    fitted, held_out = (
-        share(p, np.reshape(p.token_counts(vocabulary_size) @ worth, p.quantiles.shape)) for p in (problem, judge)
+    return figures(
+        problem, (counts @ worth).reshape(problem.quantiles.shape), judge, (held_out @ worth).reshape(judge.quantiles.shape)
     )
-    return fitted[0], *held_out
 
 
 def main():
@@ -180,17 +185,14 @@ def main():
     sizes = arguments.samples, arguments.batch_size, rng
     problem, judge = Problem(policy, prompts, *sizes), Problem(policy, held_out, *sizes, ranked_among=32)
     about = {**provenance(), "versions": versions(), "completions": len(prompts) * arguments.samples}
-    names = ("fitted", "held_out", "standard_error")
-    model = dict(zip(names, map(float, linear_reward_model(problem, judge, policy.backbone.vocabulary_size)), strict=True))
-    about["linear_reward_model"] = model
-    print("a worth for every token:", model, flush=True)
+    about["linear_reward_model"] = linear_reward_model(problem, judge, policy.backbone.vocabulary_size)
+    print("a worth for every token:", about["linear_reward_model"], flush=True)
     rows, started = [], time.perf_counter()
     for shrinkage in arguments.shrinkage:
         found = directions(problem, arguments.damping, shrinkage)
         for i, (direction, scores) in zip(range(1, arguments.iterations + 1), found, strict=False):
-            judged = share(problem, scores)[0], *share(judge, judge.scores(direction))
-            figures = dict(zip(names, map(float, judged), strict=True))
-            rows.append({"shrinkage": shrinkage, "iterations": i, **figures})
+            judged = figures(problem, scores, judge, judge.scores(direction))
+            rows.append({"shrinkage": shrinkage, "iterations": i, **judged})
             print(rows[-1], f"({time.perf_counter() - started:.0f} s)", flush=True)
             result = {**about, "rows": rows}
             pathlib.Path(__file__).with_name(f"directions-{arguments.train}.json").write_text(
