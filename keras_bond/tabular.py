@@ -149,6 +149,7 @@ def sampled_gradient(algorithm, logits, anchor_logits, rewards, batch_size, rng,
             ops.convert_to_tensor(x.astype("float32"))
             for x in (
                 ops.convert_to_numpy(best_of_n_weights(rewards[anchor], s.n)),
+                log_anchor[anchor],
                 rewards[y],
                 np.repeat(rewards[anchor], s.num_samples, axis=0),
                 log_anchor[y],
@@ -159,14 +160,10 @@ def sampled_gradient(algorithm, logits, anchor_logits, rewards, batch_size, rng,
         ),
     )
 
-    anchor_log_probs = ops.convert_to_tensor(log_anchor.astype("float32"))
-
     def loss(logits):
         log_probs = ops.log_softmax(logits)
         log_prob, contender_log_prob = (ops.take(log_probs, indices.astype("int32")) for indices in (y, anchor))
-        anchor_kl = ops.sum(ops.exp(anchor_log_probs) * (anchor_log_probs - log_probs))
-        scores = Scores(log_prob, contender_log_prob, ops.broadcast_to(anchor_kl, anchor.shape[:1]))
-        return algorithm.objective(s, scores, trajectory)[0]
+        return algorithm.objective(s, Scores(log_prob, contender_log_prob), trajectory)[0]
 
     return ops.convert_to_numpy(gradient(loss, ops.convert_to_tensor(np.asarray(logits, "float32")))).astype("float64")
 

@@ -6,23 +6,24 @@ from keras_bond.ops._checks import as_float
 from keras_bond.ops.policy_gradient import reinforce_loss
 
 
-def forward_kl_loss(log_prob, weights=None, anchor_kl=None):
+def forward_kl_loss(log_prob, weights=None, anchor_log_prob=None):
     """Loss with the gradient of KL(pi_BoN || pi): the negative log-likelihood of Best-of-n samples.
 
         grad = -E_{y ~ pi_BoN} grad log pi(y)  ~  -sum_i w_i grad log pi(y_i)
 
-    Weights are 1 for the best of n anchor samples, or, with less variance, `best_of_n_weights` for all k of them. Of these,
-    the mean 1/k carries no reward; its part has the expectation grad KL(pi_a || pi), which is known exactly per token and
-    has no variance at all where policy and anchor agree. Given `anchor_kl`, the estimator is (ours)
+    Weights are 1 for the best of n anchor samples, or, with less variance, `best_of_n_weights` for all k of them. What the
+    policy itself gives to the same samples, by importance weights, has a score of expectation 0: E_{y ~ pi_a}[rho grad log
+    pi] = E_{y ~ pi} grad log pi = 0. Given `anchor_log_prob`, the estimator has it subtracted (ours),
 
-        -sum_i (w_i - 1/k) grad log pi(y_i)  +  grad sum_t KL( pi_a(. | x, y_<t) || pi(. | x, y_<t) )
+        -sum_i (w_i - rho_i / k) grad log pi(y_i),    rho_i = pi(y_i) / pi_a(y_i)
 
-    with y one of the y_i, which one may not depend on the rewards.
+    so that the noise is in proportion to what is still to be learned: all rewards equal and pi = pi_a, there is none, and
+    where pi is Best-of-n of the anchor, rho_i / k is what w_i estimates.
 
     Args:
         log_prob: (B,), log pi of the best of n anchor samples of each prompt; or (B, k), of k anchor samples.
         weights: (B, k), each one's chance to be the best of n, or `None` for (B,).
-        anchor_kl: (B,), KL(pi_a || pi) along an anchor sample of each prompt, differentiable (`sequence_kl`), or `None`.
+        anchor_log_prob: (B, k), log pi_a of the same samples, or `None`. No gradient flows into rho.
 
     Returns:
         Scalar.
@@ -31,16 +32,19 @@ def forward_kl_loss(log_prob, weights=None, anchor_kl=None):
 
     >>> float(forward_kl_loss([-1.0, -3.0]))
     2.0
+    >>> round(float(forward_kl_loss([[-1.0, -3.0]], [[1.0, 0.0]], [[-1.0, -3.0]])), 4)
+    -1.0
 
-    Source: BOND, equation 9.
+    Source: BOND, equation 9; the score's expectation of 0 as a control variate: Williams, 1992.
     """
     log_prob = as_float(log_prob)
     if weights is None:
         return -ops.mean(log_prob)
     weights = as_float(weights)
-    if anchor_kl is None:
-        return -ops.mean(ops.sum(weights * log_prob, axis=1))
-    return -ops.mean(ops.sum((weights - 1 / weights.shape[1]) * log_prob, axis=1)) + ops.mean(as_float(anchor_kl))
+    if anchor_log_prob is not None:
+        ratio = ops.exp(ops.stop_gradient(log_prob) - as_float(anchor_log_prob))
+        weights = weights - ratio / weights.shape[1]
+    return -ops.mean(ops.sum(weights * log_prob, axis=1))
 
 
 def backward_kl_loss(log_prob, anchor_log_prob, bond_reward, n):

@@ -32,7 +32,7 @@ class JBOND(AlignmentTrainer):
         gamma: >= 0: weight of KL(pi || pi_a), which slows the policy down.
         num_anchor_samples: k, at least n; n by default. Every choice of n of the k samples counts: the same objective, and
             less noise for every sample more (ours).
-        variance_reduction: whether all k count in the forward term, and its part without reward is an exact KL, see
+        variance_reduction: whether all k count in the forward term, less what the policy gives them already, see
             `ops.forward_kl_loss` (ours); `False` is the paper's estimator, the best of the first n alone.
         anchor: a `keras_bond.anchors.Anchor`; `EMAAnchor(eta)` by default. `eta` says nothing about another one.
 
@@ -76,7 +76,9 @@ class JBOND(AlignmentTrainer):
 
     def objective(self, scores, trajectory):
         reward = jbond_reward(trajectory.reward, trajectory.anchor_rewards, self.n)
-        forward = forward_kl_loss(scores.contender_log_prob, trajectory.contender_weights, scores.contender_kl)
+        forward = forward_kl_loss(
+            scores.contender_log_prob, trajectory.contender_weights, trajectory.contender_anchor_log_prob
+        )
         backward = backward_kl_loss(scores.log_prob, trajectory.anchor_log_prob, reward, self.n)
         regularizer = kl_loss(scores.log_prob, trajectory.anchor_log_prob)
         return jeffreys_loss(forward, backward, self.beta) + self.gamma * regularizer, {

@@ -15,7 +15,7 @@ from keras import ops
 
 from keras_bond._checks import check_at_least
 from keras_bond.anchors import FrozenAnchor
-from keras_bond.ops import best_of_n_weights, in_chunks, sequence_log_prob, smallest_divisor, token_kl, win_rate
+from keras_bond.ops import best_of_n_weights, in_chunks, sequence_log_prob, smallest_divisor, win_rate
 from keras_bond.rewards import call_reward, check_reward
 from keras_bond.rollout import (
     Completions,
@@ -26,7 +26,6 @@ from keras_bond.rollout import (
     Weights,
     check_rows,
     process_share,
-    using,
     weights_of,
 )
 from keras_bond.trainers.backend import BackendTrainer, rows_here, rows_spread
@@ -69,8 +68,8 @@ class AlignmentTrainer(StateSaving, BackendTrainer, keras.Model):
         num_anchor_samples: k, samples of the anchor per prompt, y_1 ... y_k; may be 0.
         num_best_of: n, at most k: the Best-of-n that is imitated; k by default.
         variance_reduction: whether the forward term weighs all k anchor samples by their chance to be the best of n of them,
-            and has its part without reward as an exact KL: see `ops.forward_kl_loss` (ours). An update is then on k anchor
-            samples a prompt. `False` is the paper's estimator, the best of the first n alone: cheaper and noisier.
+            less what the policy gives them already: see `ops.forward_kl_loss` (ours). An update is then on k anchor samples
+            a prompt. `False` is the paper's estimator, the best of the first n alone: cheaper and noisier.
         num_samples: m, samples of the policy per prompt.
         microbatch_size: prompts whose activations are in memory at a time; by default all of a batch. Smaller is the same
             update in less memory: the forward pass is computed a second time for the backward pass.
@@ -212,12 +211,15 @@ class AlignmentTrainer(StateSaving, BackendTrainer, keras.Model):
         y, *others = rollout.sample_each(sources, *prompt)
         (anchor_samples,) = others or [y]
 
-        def log_prob(weights):
-            return sequence_log_prob(rollout.score(weights, *prompt, y.token_ids), y.mask)
+        def log_prob(weights, samples):
+            return sequence_log_prob(rollout.score(weights, *prompt, samples.token_ids), samples.mask)
 
         # dispatched before the host computes rewards, so that on JAX the device works meanwhile
-        anchor_log_prob = log_prob(draw.anchor)
-        reference_log_prob = anchor_log_prob if self.reference is self.anchor else log_prob(draw.reference)
+        anchor_log_prob = log_prob(draw.anchor, y)
+        reference_log_prob = anchor_log_prob if self.reference is self.anchor else log_prob(draw.reference, y)
+        contender_anchor_log_prob = None
+        if self.variance_reduction and k:  # scored as under the policy: the sampler's own are rounded otherwise
+            contender_anchor_log_prob = ops.reshape(log_prob(draw.anchor, anchor_samples), (-1, k))
 
         prompts, columns = self._table.rows(np.concatenate([np.repeat(rows, m), np.repeat(rows, k)]))
         y_here, anchor_here = (Completions(*map(rows_here, samples)) for samples in (y, anchor_samples))
@@ -238,6 +240,7 @@ class AlignmentTrainer(StateSaving, BackendTrainer, keras.Model):
             contender_ids=anchor_here.token_ids[contenders],
             contender_mask=anchor_here.mask[contenders],
             contender_weights=weights,
+            contender_anchor_log_prob=contender_anchor_log_prob,
             reward=reward,
             anchor_rewards=np.repeat(anchor_rewards, m, axis=0),
             anchor_log_prob=anchor_log_prob,
@@ -314,30 +317,13 @@ class AlignmentTrainer(StateSaving, BackendTrainer, keras.Model):
 
         ids, mask = side_by_side(t.completion_ids, t.contender_ids), side_by_side(t.completion_mask, t.contender_mask)
         microbatches = smallest_divisor(prompts, prompts / (self.microbatch_size or prompts))
-        log_probs, *anchor_kl = in_chunks(self._token_scores, [t.prompt_ids, t.prompt_mask, ids], microbatches)
-        log_prob = sequence_log_prob(log_probs, mask)
-        contender_kl = [sequence_log_prob(kl, mask[:, m]) for kl in anchor_kl]
-        return Scores(ops.reshape(log_prob[:, :m], (-1,)), log_prob[:, m:], *contender_kl)
+        log_prob = sequence_log_prob(in_chunks(self._token_scores, [t.prompt_ids, t.prompt_mask, ids], microbatches), mask)
+        return Scores(ops.reshape(log_prob[:, :m], (-1,)), log_prob[:, m:])
 
     def _token_scores(self, prompt_ids, prompt_mask, ids):
-        """Token log-probs of the samples `ids` (b, S, T) of b prompts; with variance reduction also KL(pi_a || pi) of the
-        next token along the first contender, (b, T)."""
-        rollout, (_, samples, length) = self.rollout, ids.shape
-        rows = ops.reshape(ids, (-1, length))
-        hidden = rollout.hidden(prompt_ids, prompt_mask, rows)
-        log_probs = ops.reshape(rollout.hidden_log_probs(hidden, rows), ids.shape)
-        if not (self.variance_reduction and samples > self.num_samples):
-            return (log_probs,)
-        anchor = weights_of(self.policy, [s.value for s in self.anchor.shadows])
-        with using(self.policy, anchor):
-            anchor_hidden = ops.stop_gradient(rollout.hidden(prompt_ids, prompt_mask, ids[:, self.num_samples]))
-
-        def anchor_kl(hidden, anchor_hidden):
-            with using(self.policy, anchor):
-                anchor_logits = ops.stop_gradient(rollout.logits(anchor_hidden))
-            return token_kl(anchor_logits, rollout.logits(hidden), rollout.temperature)
-
-        return log_probs, rollout.by_position(anchor_kl, hidden[self.num_samples :: samples], anchor_hidden)
+        """Token log-probs of the samples `ids` (b, S, T) of b prompts."""
+        rows = ops.reshape(ids, (-1, ids.shape[2]))
+        return ops.reshape(self.rollout.token_log_probs(prompt_ids, prompt_mask, rows), ids.shape)
 
     def finish_update(self, logs, gradients, scale, updates_before):
         """After the optimizer's step, in the same compiled program: move the anchor, keep the books; returns the logs."""
