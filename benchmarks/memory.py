@@ -86,7 +86,6 @@ def update_bytes(way, sizes, batch_size, prompt_length, completion_length, rank)
         contender_ids=shape(rows * k, completion_length, dtype="int32"),
         contender_mask=shape(rows * k, completion_length, dtype="bool"),
         contender_weights=shape(rows, k),
-        contender_anchor_log_prob=shape(rows, k),
         reward=shape(rows),
         anchor_rewards=shape(rows, k),
         anchor_log_prob=shape(rows),

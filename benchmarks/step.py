@@ -182,7 +182,7 @@ def contestants(batch_size, n, peers, tunix):
     table["keras_bond, JAX, all samples in the update"] = (
         command,
         {"KERAS_BACKEND": "jax"},
-        3 * batch_size,
+        (2 + n) * batch_size,
         everything,
     )
     command = [sys.executable, HERE / "step_keras.py", "ours, Keras' products"]

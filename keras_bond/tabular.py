@@ -149,7 +149,6 @@ def sampled_gradient(algorithm, logits, anchor_logits, rewards, batch_size, rng,
             ops.convert_to_tensor(x.astype("float32"))
             for x in (
                 ops.convert_to_numpy(best_of_n_weights(rewards[anchor], s.n)),
-                log_anchor[anchor],
                 rewards[y],
                 np.repeat(rewards[anchor], s.num_samples, axis=0),
                 log_anchor[y],
@@ -160,10 +159,13 @@ def sampled_gradient(algorithm, logits, anchor_logits, rewards, batch_size, rng,
         ),
     )
 
+    contender_anchor_log_prob = ops.convert_to_tensor(log_anchor[anchor].astype("float32"))
+
     def loss(logits):
         log_probs = ops.log_softmax(logits)
         log_prob, contender_log_prob = (ops.take(log_probs, indices.astype("int32")) for indices in (y, anchor))
-        return algorithm.objective(s, Scores(log_prob, contender_log_prob), trajectory)[0]
+        scores = Scores(log_prob, contender_log_prob, contender_anchor_log_prob)
+        return algorithm.objective(s, scores, trajectory)[0]
 
     return ops.convert_to_numpy(gradient(loss, ops.convert_to_tensor(np.asarray(logits, "float32")))).astype("float64")
 

@@ -25,8 +25,6 @@ class Trajectory(NamedTuple):
     """(B C, T) bool."""
     contender_weights: Any
     """(B, C) float32, each one's chance to be the best of n; the C of a prompt sum to 1."""
-    contender_anchor_log_prob: Any
-    """(B, C) float32, log pi_a(y_i | x) of the contenders, in nats; `None` for the plain estimator."""
     reward: Any
     """(R,) float32, r(x, y)."""
     anchor_rewards: Any
@@ -48,3 +46,5 @@ class Scores(NamedTuple):
     """(R,) float32, log pi(y | x) of the policy's samples."""
     contender_log_prob: Any
     """(B, C) float32, log pi(y_i | x) of the contenders."""
+    contender_anchor_log_prob: Any = None
+    """(B, C) float32, log pi_a(y_i | x) of the contenders, without a gradient; `None` for the plain estimator."""

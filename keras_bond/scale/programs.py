@@ -82,7 +82,6 @@ def _trajectory(trainer, batch_size, prompt_length):
         contender_ids=_rows((batch_size * contenders, budget), "int32"),
         contender_mask=_rows((batch_size * contenders, budget), "bool"),
         contender_weights=_rows((batch_size, contenders), "float32"),
-        contender_anchor_log_prob=_rows((batch_size, contenders), "float32") if trainer.variance_reduction else None,
         reward=_rows((samples,), "float32"),
         anchor_rewards=_rows((samples, drawn), "float32"),
         anchor_log_prob=_rows((samples,), "float32"),

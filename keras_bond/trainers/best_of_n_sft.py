@@ -35,9 +35,7 @@ class BestOfNSFT(AlignmentTrainer):
         self.n = n
 
     def objective(self, scores, trajectory):
-        forward = forward_kl_loss(
-            scores.contender_log_prob, trajectory.contender_weights, trajectory.contender_anchor_log_prob
-        )
+        forward = forward_kl_loss(scores.contender_log_prob, trajectory.contender_weights, scores.contender_anchor_log_prob)
         return forward, {"forward_loss": forward}
 
     def get_config(self):

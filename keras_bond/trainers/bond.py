@@ -86,9 +86,7 @@ class BOND(AlignmentTrainer):
 
     def objective(self, scores, trajectory):
         reward = bond_reward(trajectory.p_less_equal, *((trajectory.p_less, self.n) if self.exact_ties else ()))
-        forward = forward_kl_loss(
-            scores.contender_log_prob, trajectory.contender_weights, trajectory.contender_anchor_log_prob
-        )
+        forward = forward_kl_loss(scores.contender_log_prob, trajectory.contender_weights, scores.contender_anchor_log_prob)
         backward = backward_kl_loss(scores.log_prob, trajectory.anchor_log_prob, reward, self.n)
         return jeffreys_loss(forward, backward, self.beta), {
             "forward_loss": forward,

@@ -76,9 +76,7 @@ class JBOND(AlignmentTrainer):
 
     def objective(self, scores, trajectory):
         reward = jbond_reward(trajectory.reward, trajectory.anchor_rewards, self.n)
-        forward = forward_kl_loss(
-            scores.contender_log_prob, trajectory.contender_weights, trajectory.contender_anchor_log_prob
-        )
+        forward = forward_kl_loss(scores.contender_log_prob, trajectory.contender_weights, scores.contender_anchor_log_prob)
         backward = backward_kl_loss(scores.log_prob, trajectory.anchor_log_prob, reward, self.n)
         regularizer = kl_loss(scores.log_prob, trajectory.anchor_log_prob)
         return jeffreys_loss(forward, backward, self.beta) + self.gamma * regularizer, {

@@ -26,6 +26,7 @@ from keras_bond.rollout import (
     Weights,
     check_rows,
     process_share,
+    using,
     weights_of,
 )
 from keras_bond.trainers.backend import BackendTrainer, rows_here, rows_spread
@@ -211,15 +212,12 @@ class AlignmentTrainer(StateSaving, BackendTrainer, keras.Model):
         y, *others = rollout.sample_each(sources, *prompt)
         (anchor_samples,) = others or [y]
 
-        def log_prob(weights, samples):
-            return sequence_log_prob(rollout.score(weights, *prompt, samples.token_ids), samples.mask)
+        def log_prob(weights):
+            return sequence_log_prob(rollout.score(weights, *prompt, y.token_ids), y.mask)
 
         # dispatched before the host computes rewards, so that on JAX the device works meanwhile
-        anchor_log_prob = log_prob(draw.anchor, y)
-        reference_log_prob = anchor_log_prob if self.reference is self.anchor else log_prob(draw.reference, y)
-        contender_anchor_log_prob = None
-        if self.variance_reduction and k:  # scored as under the policy: the sampler's own are rounded otherwise
-            contender_anchor_log_prob = ops.reshape(log_prob(draw.anchor, anchor_samples), (-1, k))
+        anchor_log_prob = log_prob(draw.anchor)
+        reference_log_prob = anchor_log_prob if self.reference is self.anchor else log_prob(draw.reference)
 
         prompts, columns = self._table.rows(np.concatenate([np.repeat(rows, m), np.repeat(rows, k)]))
         y_here, anchor_here = (Completions(*map(rows_here, samples)) for samples in (y, anchor_samples))
@@ -240,7 +238,6 @@ class AlignmentTrainer(StateSaving, BackendTrainer, keras.Model):
             contender_ids=anchor_here.token_ids[contenders],
             contender_mask=anchor_here.mask[contenders],
             contender_weights=weights,
-            contender_anchor_log_prob=contender_anchor_log_prob,
             reward=reward,
             anchor_rewards=np.repeat(anchor_rewards, m, axis=0),
             anchor_log_prob=anchor_log_prob,
@@ -317,13 +314,24 @@ class AlignmentTrainer(StateSaving, BackendTrainer, keras.Model):
 
         ids, mask = side_by_side(t.completion_ids, t.contender_ids), side_by_side(t.completion_mask, t.contender_mask)
         microbatches = smallest_divisor(prompts, prompts / (self.microbatch_size or prompts))
-        log_prob = sequence_log_prob(in_chunks(self._token_scores, [t.prompt_ids, t.prompt_mask, ids], microbatches), mask)
-        return Scores(ops.reshape(log_prob[:, :m], (-1,)), log_prob[:, m:])
+        log_probs, *of_anchor = in_chunks(self._token_scores, [t.prompt_ids, t.prompt_mask, ids], microbatches)
+        log_prob = sequence_log_prob(log_probs, mask)
+        anchor_log_prob = [sequence_log_prob(of_contenders, mask[:, m:]) for of_contenders in of_anchor]
+        return Scores(ops.reshape(log_prob[:, :m], (-1,)), log_prob[:, m:], *anchor_log_prob)
 
     def _token_scores(self, prompt_ids, prompt_mask, ids):
-        """Token log-probs of the samples `ids` (b, S, T) of b prompts."""
-        rows = ops.reshape(ids, (-1, ids.shape[2]))
-        return ops.reshape(self.rollout.token_log_probs(prompt_ids, prompt_mask, rows), ids.shape)
+        """Token log-probs of the samples `ids` (b, S, T) of b prompts; with variance reduction also the contenders' under
+        the anchor, from the same program: what the sampler said of them is rounded otherwise."""
+
+        def log_probs(ids):
+            rows = ops.reshape(ids, (-1, ids.shape[2]))
+            return ops.reshape(self.rollout.token_log_probs(prompt_ids, prompt_mask, rows), ids.shape)
+
+        of_policy, contenders = log_probs(ids), ids[:, self.num_samples :]
+        if not (self.variance_reduction and contenders.shape[1]):
+            return (of_policy,)
+        with using(self.policy, weights_of(self.policy, [s.value for s in self.anchor.shadows])):
+            return of_policy, ops.stop_gradient(log_probs(contenders))
 
     def finish_update(self, logs, gradients, scale, updates_before):
         """After the optimizer's step, in the same compiled program: move the anchor, keep the books; returns the logs."""

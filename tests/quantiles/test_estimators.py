@@ -15,7 +15,7 @@ SIZES = {"max_prompt_length": 4, "max_completion_length": 3}
 
 
 def trajectory(reward, anchor_rewards):
-    return Trajectory(*[None] * 8, np.asarray(reward, "float32"), np.asarray(anchor_rewards, "float32"), None, None)
+    return Trajectory(*[None] * 7, np.asarray(reward, "float32"), np.asarray(anchor_rewards, "float32"), None, None)
 
 
 def test_monte_carlo_counts_the_first_k():

@@ -148,14 +148,14 @@ def test_evaluation_does_not_disturb_training(tmp_path):
 
 
 def test_every_piece_is_compiled_once():
-    """On a CPU sampling is two pieces, of the policy and of the anchor, for they run at the same time; scoring, of each."""
+    """On a CPU sampling is two pieces, of the policy and of the anchor, for they run at the same time."""
     trainer = trainer_of()
     pieces = {"sample": trainer.rollout._sample, "score": trainer.rollout._score}
     updates = count_updates(trainer)
     trainer.fit(PROMPTS, batch_size=4, epochs=3, verbose=0)
     traced = keras.config.backend() != "torch"  # which records their parts: see `Recorded`
     of_sampling = 1 + on_one_cpu(ops.ones((1,)))
-    assert {name: piece.traces for name, piece in pieces.items()} == {"sample": traced * of_sampling, "score": traced * 2}
+    assert {name: piece.traces for name, piece in pieces.items()} == {"sample": traced * of_sampling, "score": int(traced)}
     assert len(updates) == 1
 
 
