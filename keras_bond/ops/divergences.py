@@ -18,7 +18,8 @@ def forward_kl_loss(log_prob, weights=None, anchor_log_prob=None):
         -sum_i (w_i - rho_i / k) grad log pi(y_i),    rho_i = pi(y_i) / pi_a(y_i)
 
     so that the noise is in proportion to what is still to be learned: all rewards equal and pi = pi_a, there is none, and
-    where pi is Best-of-n of the anchor, rho_i / k is what w_i estimates.
+    where pi is Best-of-n of the anchor, rho_i / k is what w_i estimates. Of a policy that has left its anchor far behind,
+    farther than Best-of-n is from it, rho has heavy tails: let the anchor follow faster, or give no `anchor_log_prob`.
 
     Args:
         log_prob: (B,), log pi of the best of n anchor samples of each prompt; or (B, k), of k anchor samples.
@@ -35,7 +36,8 @@ def forward_kl_loss(log_prob, weights=None, anchor_log_prob=None):
     >>> round(float(forward_kl_loss([[-1.0, -3.0]], [[1.0, 0.0]], [[-1.0, -3.0]])), 4)
     -1.0
 
-    Source: BOND, equation 9; the score's expectation of 0 as a control variate: Williams, 1992.
+    Source: BOND, equation 9; scores as control variates: Mohamed et al., "Monte Carlo Gradient Estimation in Machine
+    Learning" (arXiv 1906.10652).
     """
     log_prob = as_float(log_prob)
     if weights is None:
