@@ -6,7 +6,8 @@ Every run ends at 40,000 sampled completions and is evaluated on held-out prompt
 of its first evaluation at or above 0.70; the table gives their mean and 95 % interval (Student's t) over the seeds that
 came there. TRL's GRPO trains the exported model in the environment whose interpreter `--peers` names; without it, it is
 left out. Its models are evaluated here, as ours are. Finished runs, in the output folder, are re-used. Writes
-`sample_efficiency.json` beside this file; runs of other estimators or seeds that it has already are kept.
+`sample_efficiency.json` beside this file; runs of other estimators or seeds that it has already are kept;
+those whose name ends in "; exact KL" are of before 5f4e5d4, which had another forward term.
 """
 
 import argparse

@@ -240,10 +240,7 @@ class Rollout:
 
     def token_log_probs(self, prompt_ids, prompt_mask, completion_ids):
         """(B S, T) float32: `score` under the model's present weights, differentiable."""
-        return self.hidden_log_probs(self.hidden(prompt_ids, prompt_mask, completion_ids), completion_ids)
-
-    def hidden_log_probs(self, hidden, completion_ids):
-        """(B S, T) float32: `token_log_probs`, given what `hidden` returned."""
+        hidden = self.hidden(prompt_ids, prompt_mask, completion_ids)
         return self.by_position(
             lambda h, ids: token_log_probs(self.logits(h), ids, self.temperature), hidden, completion_ids
         )
