@@ -28,7 +28,6 @@ from common import print_table, provenance
 
 from keras_bond import JBOND
 from keras_bond.experiments.provenance import versions
-from keras_bond.rollout import PromptTable
 
 
 def peaks(side, length):
@@ -51,11 +50,10 @@ def peaks(side, length):
 def arguments_of_step(trainer, prompts):
     """(draw, prompts as tokens, arguments of `train_step`) of the first step of `fit` on all of these prompts."""
     trainer._build_optimizer()
-    trainer._open(PromptTable(prompts, len(prompts)))
-    rows, draw = np.arange(len(prompts)), trainer.draw(len(prompts))
+    batch, draw = trainer._open(prompts, len(prompts)).take(np.arange(len(prompts))), trainer.draw(len(prompts))
     groups = (trainer.trainable_variables, trainer.non_trainable_variables, trainer.optimizer.variables)
     state = tuple([v.value for v in group] for group in (*groups, trainer.metrics_variables))
-    return draw, trainer.rollout.pad(trainer._encoded, trainer._width), (state, (trainer.collect(rows, draw),))
+    return draw, (batch.prompt_ids, batch.prompt_mask), (state, (trainer.collect(batch, draw),))
 
 
 def programs(model):

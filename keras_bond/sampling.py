@@ -7,7 +7,7 @@ import numpy as np
 
 from keras_bond._checks import check_at_least
 from keras_bond.rewards import call_reward, check_reward
-from keras_bond.rollout import PromptTable, Rollout, weights_of
+from keras_bond.rollout import Rollout, weights_of
 
 
 class BestOfNSamples(NamedTuple):
@@ -85,7 +85,7 @@ class BestOfNSampler:
         """The best of n completions for each prompt.
 
         Args:
-            prompts: anything that `fit` takes: see `keras_bond.rollout.PromptTable`. Further columns reach the reward.
+            prompts: what `keras_bond.data.Table` takes. Further columns reach the reward.
             keep_candidates: whether to return all n candidates of each prompt too.
             verbose: 1 shows a progress bar over batches, 0 nothing.
 
@@ -96,8 +96,8 @@ class BestOfNSampler:
             ValueError: for prompts that are empty, not text, or too long.
             RewardError: if the reward fails.
         """
-        table, rollout = PromptTable(prompts, self.batch_size), self.rollout
-        encoded, weights = rollout.encode(table.prompts), weights_of(self.policy)
+        rollout, weights = self.rollout, weights_of(self.policy)
+        table, encoded = rollout.read(prompts)
         count, width = len(encoded), rollout.bucket(encoded)
         best, best_rewards = [""] * count, np.full(count, -np.inf, "float32")
         kept: list = [[] for _ in range(count if keep_candidates else 0)]

@@ -3,6 +3,8 @@
 import keras
 from keras import ops
 
+from keras_bond._checks import check_at_least
+
 
 @keras.saving.register_keras_serializable("keras_bond")
 class LinearWarmup(keras.optimizers.schedules.LearningRateSchedule):
@@ -35,3 +37,44 @@ class LinearWarmup(keras.optimizers.schedules.LearningRateSchedule):
 
     def get_config(self):
         return {"learning_rate": self.learning_rate, "warmup_steps": self.warmup_steps, "name": self.name}
+
+
+@keras.saving.register_keras_serializable("keras_bond")
+class PerUpdate(keras.optimizers.schedules.LearningRateSchedule):
+    """A schedule that counts updates where an update's gradient is accumulated over several steps.
+
+        lr(step) = schedule(step // steps)
+
+    Keras asks a schedule with the number of steps. Trainers wrap a schedule in this one when their optimizer accumulates.
+
+    Args:
+        schedule: a `LearningRateSchedule`.
+        steps: the optimizer's `gradient_accumulation_steps`.
+
+    Example:
+
+    >>> round(float(PerUpdate(LinearWarmup(1.0, 4), steps=2)(3)), 2)
+    0.5
+    """
+
+    def __init__(self, schedule, steps, name="per_update"):
+        super().__init__()
+        check_at_least(1, steps=steps)
+        self.schedule, self.steps, self.name = schedule, steps, name
+
+    def __call__(self, step):
+        return self.schedule(step // self.steps)
+
+    def get_config(self):
+        return {"schedule": keras.saving.serialize_keras_object(self.schedule), "steps": self.steps, "name": self.name}
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(**{**config, "schedule": keras.saving.deserialize_keras_object(config["schedule"])})
+
+
+def count_updates(optimizer):
+    """Let the schedule of `optimizer` count updates, where it accumulates the gradients of several steps into one."""
+    rate, steps = optimizer._learning_rate, optimizer.gradient_accumulation_steps
+    if steps and isinstance(rate, keras.optimizers.schedules.LearningRateSchedule) and not isinstance(rate, PerUpdate):
+        optimizer.learning_rate = PerUpdate(rate, steps)

@@ -9,7 +9,7 @@ from keras_bond.evaluation.estimates import estimate_all
 from keras_bond.evaluation.samples import Evaluation, Samples
 from keras_bond.ops import sequence_log_prob, token_kl, token_log_probs
 from keras_bond.rewards import call_reward, check_reward
-from keras_bond.rollout import Program, PromptTable, Rollout, using, weights_of
+from keras_bond.rollout import Program, Rollout, using, weights_of
 
 
 class Evaluator:
@@ -47,26 +47,25 @@ class Evaluator:
         rollout=None,
     ):
         check_reward(reward)
-        check_at_least(1, num_samples=num_samples, num_reference_samples=num_reference_samples)
+        check_at_least(1, num_samples=num_samples, num_reference_samples=num_reference_samples, batch_size=batch_size)
         check_best_of_n(best_of_n, num_reference_samples)
         self.policy, self.reward, self.seed, self.best_of_n = policy, reward, seed, best_of_n
         self.num_samples, self.batch_size = num_samples, batch_size
         self.rollout = rollout or Rollout(policy, max_prompt_length, max_completion_length, temperature)
-        self.table = PromptTable(prompts, batch_size)
+        self.table, encoded = self.rollout.read(prompts)
         if reference is None:
             self.reference_rollout = self.rollout
             self._snapshot: list | None = [ops.copy(v.value) for v in policy.trainable_variables]
         else:
             ours = self.rollout
             lengths = (ours.max_prompt_length, ours.max_completion_length, ours.temperature)
-            self.reference_rollout = Rollout(reference, *lengths, ours.stop_token_ids)
+            self.reference_rollout = Rollout(reference, *lengths, ours.stop_token_ids, long_prompts=ours.long_prompts)
             self._snapshot = None
         vocabularies = [r.causal_lm.backbone.token_embedding.input_dim for r in (self.rollout, self.reference_rollout)]
         if vocabularies[0] != vocabularies[1]:
             raise ValueError(
                 f"`policy` and `reference` must share one vocabulary. Received sizes {vocabularies[0]} and {vocabularies[1]}"
             )
-        encoded = self.rollout.encode(self.table.prompts)
         if reference is not None and encoded != self.reference_rollout.encode(self.table.prompts):
             raise ValueError(
                 "`policy` and `reference` must share one vocabulary: their tokenizers split the prompts differently."

@@ -1,8 +1,8 @@
 """Rollouts: compiled sampling and scoring with the weights as arguments, and what they return."""
 
+from keras_bond.data import Table as PromptTable  # its name of before
 from keras_bond.rollout.devices import check_rows, process_share, replicas, spread_rows
 from keras_bond.rollout.functional import Program, Recorded, Weights, using, weights_of
-from keras_bond.rollout.prompts import PromptTable
 from keras_bond.rollout.rollout import Completions, Rollout
 from keras_bond.rollout.trajectory import Scores, Trajectory
 

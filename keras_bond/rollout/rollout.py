@@ -13,6 +13,7 @@ import numpy as np
 from keras import ops
 
 from keras_bond._checks import check_at_least
+from keras_bond.data import Fitting, Table, bucket, pad_left
 from keras_bond.ops import completion_mask, draw_tokens, in_chunks, smallest_divisor, token_log_probs
 from keras_bond.rollout.adapters import differ_in_adapters_alone, join_sides, set_products, side_by_side, split_sides
 from keras_bond.rollout.decoder import SUPPORTED, decode, new_cache, write_columns
@@ -48,6 +49,7 @@ class Rollout:
         sampling_batch_size: prompts that are sampled at a time, with the keys and values of all their samples in memory; by
             default all. The same samples come of any size; where it does not divide a batch, the next smaller divisor is
             taken.
+        long_prompts: what becomes of prompts that are longer than `max_prompt_length`: see `data.Fitting`.
 
     Raises:
         ValueError: if the model is not supported or an argument is out of range.
@@ -62,6 +64,7 @@ class Rollout:
         stop_token_ids="auto",
         draw=draw_tokens,
         sampling_batch_size=None,
+        long_prompts="error",
     ):
         backbone = getattr(causal_lm, "backbone", None)
         if not isinstance(backbone, SUPPORTED):
@@ -99,7 +102,8 @@ class Rollout:
             )
         self.causal_lm = causal_lm
         self.tokenizer = causal_lm.preprocessor.tokenizer
-        self.max_prompt_length = max_prompt_length
+        self.max_prompt_length, self.long_prompts = max_prompt_length, long_prompts
+        self.fitting()  # or an error
         self.max_completion_length = max_completion_length
         self.temperature = temperature
         self.sampling_batch_size = sampling_batch_size
@@ -116,40 +120,41 @@ class Rollout:
 
     # Text to tokens and back.
 
+    def tokenize(self, prompts):
+        """Token ids of each prompt, start token first: a list of lists, of any length."""
+        rows = self.tokenizer(list(prompts))
+        rows = rows.to_list() if hasattr(rows, "to_list") else [list(map(int, row)) for row in rows]
+        return [[self.tokenizer.start_token_id, *row] for row in rows]
+
+    def fitting(self):
+        """A fresh `data.Fitting` of prompts into `max_prompt_length`."""
+        return Fitting(self.max_prompt_length, self.long_prompts)
+
+    def read(self, prompts):
+        """(table, encoded): the `data.Table` of these prompts without those that are dropped, and their token ids.
+
+        Raises:
+            ValueError: if prompts are longer than `max_prompt_length` and `long_prompts` is "error"; or one is not text.
+        """
+        table = Table(prompts)
+        stays, encoded = self.fitting()(self.tokenize(table.prompts), table.prompts)
+        return table.part(stays), encoded
+
     def encode(self, prompts):
         """Token ids of each prompt, start token first: a list of lists.
 
         Raises:
-            ValueError: if a prompt is longer than `max_prompt_length`; it names the prompt, its length and the limit.
+            ValueError: if a prompt is longer than `max_prompt_length`, unless `long_prompts` is "cut".
         """
-        rows = self.tokenizer(list(prompts))
-        rows = rows.to_list() if hasattr(rows, "to_list") else [list(map(int, row)) for row in rows]
-        start = self.tokenizer.start_token_id
-        encoded = [[start, *(t for t in row)] for row in rows]
-        for i, row in enumerate(encoded):
-            if len(row) > self.max_prompt_length:
-                raise ValueError(
-                    f"Prompt {i} has {len(row)} tokens (start token included), more than `max_prompt_length`="
-                    f"{self.max_prompt_length}: shorten it or raise the limit. Received: {prompts[i]!r:.200}"
-                )
-        return encoded
+        return self.read(prompts)[1]
 
     def pad(self, encoded, width=None):
-        """(ids, mask) of encoded prompts, each (B, width) int32, padded on the left.
-
-        The default width is the longest prompt's, rounded up to a multiple of 8 within `max_prompt_length`.
-        """
-        width = width or self.bucket(encoded)
-        ids = np.full((len(encoded), width), self.tokenizer.pad_token_id, "int32")
-        mask = np.zeros((len(encoded), width), "int32")
-        for i, row in enumerate(encoded):
-            ids[i, width - len(row) :] = row
-            mask[i, width - len(row) :] = 1
-        return ids, mask
+        """(ids, mask) of encoded prompts, each (B, width) int32, padded on the left; by default to their `bucket`."""
+        return pad_left(encoded, width or self.bucket(encoded), self.tokenizer.pad_token_id)
 
     def bucket(self, encoded):
-        """The padded width for these prompts: one width, hence one compiled program, per data set."""
-        return min(-(-max(map(len, encoded)) // 8) * 8, self.max_prompt_length)
+        """The padded width for these prompts: see `data.bucket`."""
+        return bucket(max(map(len, encoded)), self.max_prompt_length)
 
     def decode(self, completions):
         """The texts of `completions`, without their stop tokens: a list of B str."""

@@ -76,8 +76,8 @@ class BOND(AlignmentTrainer):
         self.quantiles = quantiles
         self.quantiles.follow(policy)
 
-    def collect(self, rows, draw):
-        trajectory = super().collect(rows, draw)
+    def collect(self, batch, draw):
+        trajectory = super().collect(batch, draw)
         p_less, p_less_equal = self.quantiles(trajectory)
         return trajectory._replace(p_less=p_less, p_less_equal=p_less_equal)
 

@@ -7,6 +7,7 @@ A subclass states its `objective`; `backend/` holds what JAX, TensorFlow and Tor
 """
 
 import contextlib
+import warnings
 from typing import Any, NamedTuple
 
 import keras
@@ -15,11 +16,11 @@ from keras import ops
 
 from keras_bond._checks import check_at_least
 from keras_bond.anchors import FrozenAnchor
+from keras_bond.data import Feed
 from keras_bond.ops import best_of_n_weights, in_chunks, sequence_log_prob, smallest_divisor, win_rate
 from keras_bond.rewards import call_reward, check_reward
 from keras_bond.rollout import (
     Completions,
-    PromptTable,
     Rollout,
     Scores,
     Trajectory,
@@ -29,7 +30,9 @@ from keras_bond.rollout import (
     using,
     weights_of,
 )
+from keras_bond.schedules import count_updates
 from keras_bond.trainers.backend import BackendTrainer, rows_here, rows_spread
+from keras_bond.trainers.guards import Guards, check_precision, inner, with_loss_scaling
 from keras_bond.trainers.progress import ProgressBar
 from keras_bond.trainers.saving import StateSaving
 
@@ -78,7 +81,9 @@ class AlignmentTrainer(StateSaving, BackendTrainer, keras.Model):
             default all of a batch. Smaller is the same samples in less memory and more time. Over devices it is, as
             `microbatch_size`, of all of them on JAX, where it should be a multiple of those that share a batch, and of each
             replica on TensorFlow.
-        max_prompt_length: tokens, start token included; longer prompts are refused.
+        max_prompt_length: tokens, start token included.
+        long_prompts: what becomes of longer prompts: `"error"`, they are refused; `"cut"`, their end is kept, after the
+            start token; `"drop"`, they are left out. `fit` warns how many there were.
         max_completion_length: tokens, stop token included.
         temperature: > 0, of both sampling and log-probabilities.
         stop_token_ids: `"auto"` or a sequence of ids.
@@ -112,6 +117,7 @@ class AlignmentTrainer(StateSaving, BackendTrainer, keras.Model):
         sampling_batch_size=None,
         max_prompt_length=64,
         max_completion_length=32,
+        long_prompts="error",
         temperature=1.0,
         stop_token_ids="auto",
         sampler="random",
@@ -130,6 +136,7 @@ class AlignmentTrainer(StateSaving, BackendTrainer, keras.Model):
             temperature,
             stop_token_ids,
             sampling_batch_size=sampling_batch_size,
+            long_prompts=long_prompts,
         )
         if not policy.trainable_variables:
             raise ValueError("`policy` has no trainable variables: set `policy.trainable = True` or enable LoRA.")
@@ -153,9 +160,12 @@ class AlignmentTrainer(StateSaving, BackendTrainer, keras.Model):
         self.policy_seed, self.anchor_seed = (
             keras.random.SeedGenerator(int(s)) for s in np.random.SeedSequence(seed).generate_state(2) >> 1
         )
+        self.cursor = self.add_weight(
+            shape=(), dtype="int32", initializer="zeros", trainable=False, name="cursor", aggregation="only_first_replica"
+        )
         names = (*METRICS, *(ANCHOR_METRICS if num_anchor_samples else ()), *self.parts)
         self._means = [keras.metrics.Mean(name=metric, dtype="float32") for metric in names]
-        self._table: Any = None
+        self._feed: Any = None
         self.built = True
 
     @property
@@ -179,12 +189,16 @@ class AlignmentTrainer(StateSaving, BackendTrainer, keras.Model):
     # The rollout.
 
     def draw(self, batch_size):
-        """Weights and random numbers for one rollout; advances the seeds, which are part of the tracked state."""
+        """Weights and random numbers for one rollout; advances the seeds and the cursor, the number of prompts drawn so far.
+
+        Both are part of the tracked state: they are saved, and an error or an evaluation leaves them as they were.
+        """
 
         def uniforms(samples, seed):
             shape = (batch_size, samples, self.rollout.max_completion_length)
             return keras.random.uniform(shape, dtype="float32", seed=seed)
 
+        self.cursor.assign(self.cursor + batch_size)
         return Draw(
             policy=weights_of(self.policy),
             anchor=weights_of(self.policy, [s.value for s in self.anchor.shadows]),
@@ -193,20 +207,18 @@ class AlignmentTrainer(StateSaving, BackendTrainer, keras.Model):
             anchor_uniforms=uniforms(self.num_anchor_samples, self.anchor_seed),
         )
 
-    def collect(self, rows, draw):
-        """Sample y from the policy and y_1 ... y_k from the anchor for these rows of the prompts; score and compare.
+    def collect(self, batch, draw):
+        """Sample y from the policy and y_1 ... y_k from the anchor for the prompts of a batch; score and compare.
 
         Args:
-            rows: (B,) row numbers of the table in `fit`. Of several processes each handles its own rows.
-            draw: a `Draw`.
+            batch: a `data.Batch`. Of several processes each has its own rows.
+            draw: a `Draw`, for the rows of all processes.
 
         Returns:
             `Trajectory`.
         """
         rollout, m, k = self.rollout, self.num_samples, self.num_anchor_samples
-        rows = rows_here(rows)
-        prompt_ids, prompt_mask = rollout.pad([self._encoded[i] for i in rows], self._width)
-        prompt = rows_spread(prompt_ids), rows_spread(prompt_mask)
+        prompt = rows_spread(batch.prompt_ids), rows_spread(batch.prompt_mask)
 
         sources = [(draw.policy, draw.policy_uniforms), (draw.anchor, draw.anchor_uniforms)][: 2 if k else 1]
         y, *others = rollout.sample_each(sources, *prompt)
@@ -219,20 +231,21 @@ class AlignmentTrainer(StateSaving, BackendTrainer, keras.Model):
         anchor_log_prob = log_prob(draw.anchor)
         reference_log_prob = anchor_log_prob if self.reference is self.anchor else log_prob(draw.reference)
 
-        prompts, columns = self._table.rows(np.concatenate([np.repeat(rows, m), np.repeat(rows, k)]))
+        rows = np.concatenate([np.repeat(np.arange(len(batch.prompts)), samples) for samples in (m, k)])
+        prompts, columns = batch.rows(rows)
         y_here, anchor_here = (Completions(*map(rows_here, samples)) for samples in (y, anchor_samples))
         texts = rollout.decode(y_here) + (rollout.decode(anchor_here) if k else [])
-        reward, anchor_rewards = np.split(call_reward(self.reward, prompts, texts, columns), [m * len(rows)])
-        anchor_rewards = anchor_rewards.reshape(len(rows), k)
+        reward, anchor_rewards = np.split(call_reward(self.reward, prompts, texts, columns), [m * len(batch.prompts)])
+        anchor_rewards = anchor_rewards.reshape(len(batch.prompts), k)
         if self.variance_reduction or not k:
             contenders = np.arange(anchor_rewards.size)
             weights = best_of_n_weights(anchor_rewards, self.num_best_of) if k else anchor_rewards
         else:
-            contenders = k * np.arange(len(rows)) + np.argmax(anchor_rewards[:, : self.num_best_of], axis=1)
-            weights = np.ones((len(rows), 1), "float32")
+            contenders = k * np.arange(len(batch.prompts)) + np.argmax(anchor_rewards[:, : self.num_best_of], axis=1)
+            weights = np.ones((len(batch.prompts), 1), "float32")
         return Trajectory(
-            prompt_ids=prompt_ids,
-            prompt_mask=prompt_mask,
+            prompt_ids=batch.prompt_ids,
+            prompt_mask=batch.prompt_mask,
             completion_ids=y.token_ids,
             completion_mask=y.mask,
             contender_ids=anchor_here.token_ids[contenders],
@@ -244,26 +257,41 @@ class AlignmentTrainer(StateSaving, BackendTrainer, keras.Model):
             reference_log_prob=reference_log_prob,
         )
 
-    def collect_or_restore(self, rows):
-        """`collect` with a fresh draw; where it fails, the seeds are as they were."""
-        with self._restoring_seeds(only_after_errors=True):
-            return self.collect(rows, self.draw(rows.shape[0]))
+    def take(self, places):
+        """The `data.Batch` at these places of the prompts that are being trained or evaluated on."""
+        return self._feed.take(rows_here(places))
+
+    def collect_or_restore(self, places):
+        """`collect` with a fresh draw; where it fails, seeds and cursor are as they were."""
+        with self._restoring(self._drawn_from(), only_after_errors=True):
+            return self.collect(self.take(places), self.draw(places.shape[0]))
 
     def observe(self, trajectory):
         """Called with every trajectory after the policy has been trained on it: here a learned quantile learns."""
 
+    def _drawn_from(self):
+        return [self.policy_seed.state, self.anchor_seed.state, self.cursor]
+
     @contextlib.contextmanager
-    def _restoring_seeds(self, only_after_errors=False):
-        states = [generator.state for generator in (self.policy_seed, self.anchor_seed)]
-        values = [ops.copy(state.value) for state in states]
+    def _restoring(self, variables, only_after_errors=False):
+        values = [ops.copy(variable.value) for variable in variables]
         finished = False
         try:
             yield
             finished = True
         finally:
             if not (finished and only_after_errors):
-                for state, value in zip(states, values, strict=True):
-                    state.assign(value)
+                for variable, value in zip(variables, values, strict=True):
+                    variable.assign(value)
+
+    @contextlib.contextmanager
+    def _feeding(self, feed):
+        """While this feed is in use; then the one before it is, of the `fit` that was interrupted."""
+        before, self._feed = self._feed, feed
+        try:
+            yield
+        finally:
+            self._feed = before
 
     def make_train_function(self, force=False):
         if self.train_function is None or force:
@@ -333,12 +361,20 @@ class AlignmentTrainer(StateSaving, BackendTrainer, keras.Model):
         with using(self.policy, weights_of(self.policy, [s.value for s in self.anchor.shadows])):
             return of_policy, ops.stop_gradient(log_probs(contenders))
 
-    def finish_update(self, logs, gradients, scale, updates_before):
+    def begin_update(self, logs, gradients, scale):
+        """Before the optimizer's step, in the same compiled program: the logs with `grad_norm`, and whether to make it.
+
+        A step that is not finite is not made. Where the loss is scaled, the optimizer sees to gradients that overflow.
+        """
+        squares = [ops.sum(ops.square(ops.cast(g, "float32"))) for g in gradients if g is not None]
+        logs = {**logs, "grad_norm": ops.sqrt(sum(squares)) / scale}
+        scaled = isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer)
+        return logs, ops.isfinite(logs["loss"] if scaled else logs["loss"] + logs["grad_norm"])
+
+    def finish_update(self, logs, updates_before):
         """After the optimizer's step, in the same compiled program: move the anchor, keep the books; returns the logs."""
         values = [v.value for v in self.trainable_variables]
         self.anchor.update(values, updated=ops.cast(self.optimizer.iterations - updates_before, "int32"))
-        squares = [ops.sum(ops.square(ops.cast(g, "float32"))) for g in gradients if g is not None]
-        logs["grad_norm"] = ops.sqrt(sum(squares)) / scale
         logs["anchor_distance"] = self.anchor.distance(values)
         return self.track(logs)
 
@@ -364,6 +400,8 @@ class AlignmentTrainer(StateSaving, BackendTrainer, keras.Model):
 
         Args:
             optimizer: name or `keras.optimizers.Optimizer`. The paper: `Adam(LinearWarmup(3e-6, 100))`.
+                Where it accumulates gradients, its learning-rate schedule counts updates. For a policy that computes in
+                float16 it is put into a `LossScaleOptimizer`, unless `auto_scale_loss=False`.
             **kwargs: `run_eagerly`, `jit_compile`, `auto_scale_loss`. On Torch, where Keras' "auto" is `False`,
                 `jit_compile=True` has Inductor, Torch's compiler, fuse sampling, scoring and the gradient: minutes at the
                 first step, faster ones after it. Where `microbatch_size` parts a batch, the gradient stays eager. It is not
@@ -380,12 +418,17 @@ class AlignmentTrainer(StateSaving, BackendTrainer, keras.Model):
                 "`steps_per_execution` must be 1: every step samples on the host between two updates. "
                 f"Received: steps_per_execution={kwargs['steps_per_execution']}"
             )
-        super().compile(optimizer=optimizer, loss=None, **kwargs)
-        if getattr(self.optimizer, "use_ema", False):
+        with self.distributed():
+            optimizer = keras.optimizers.get(optimizer)
+            if kwargs.pop("auto_scale_loss", True):
+                optimizer = with_loss_scaling(optimizer, self.policy)
+        if inner(optimizer).use_ema:
             raise ValueError(
                 "`use_ema=True` replaces the policy by its average when `fit` ends; it is not an anchor. "
                 "Remove it: the trainer holds its own EMA anchor (`eta`)."
             )
+        count_updates(inner(optimizer))
+        super().compile(optimizer=optimizer, loss=None, auto_scale_loss=False, **kwargs)
 
     def fit(
         self,
@@ -401,12 +444,17 @@ class AlignmentTrainer(StateSaving, BackendTrainer, keras.Model):
     ):
         """Align the policy on prompts.
 
+        The prompts come in an endless order, through which `trainer.cursor` counts: a second `fit` goes on where the first
+        one ended, and a trainer that was loaded again goes on where it was saved.
+
         Args:
-            x: the prompts: see `keras_bond.rollout.PromptTable` for all it takes.
-            batch_size: prompts a step; every batch is full, and runs on into the next permutation of the prompts.
+            x: the prompts: what `keras_bond.data.Table` takes, or a stream, any iterable without a length, which is
+                tokenised as it comes. An iterable that begins anew each time is repeated; an iterator is read from where it
+                stands.
+            batch_size: prompts a step; every batch is full, and runs on into the next pass over the prompts.
             epochs, verbose, callbacks, initial_epoch: as in Keras.
-            shuffle: whether batches are drawn from permutations of the prompts (`seed` decides them).
-            steps_per_epoch: updates an epoch; by default as many as it takes to see every prompt once.
+            shuffle: whether each pass is another permutation of the prompts (`seed` decides them); a stream is not shuffled.
+            steps_per_epoch: updates an epoch; by default as many as it takes to see every prompt once. A stream needs it.
 
         Returns:
             `keras.callbacks.History`, every metric's mean per epoch.
@@ -423,14 +471,16 @@ class AlignmentTrainer(StateSaving, BackendTrainer, keras.Model):
             )
         self._assert_compile_called("fit")
         self._build_optimizer()
-        steps = int(ops.convert_to_numpy(self.optimizer.iterations + 0)) * (self.optimizer.gradient_accumulation_steps or 1)
-        self._open(PromptTable(x, batch_size, steps_per_epoch, shuffle, self.seed, first_batch=steps, share=process_share()))
+        feed = self._open(x, batch_size, num_batches=steps_per_epoch, training=True, shuffle=shuffle, seed=self.seed)
+        check_precision(self.trainable_variables, self.optimizer, updates=(epochs - initial_epoch) * len(feed))
         callbacks = [callbacks] if isinstance(callbacks, keras.callbacks.Callback) else list(callbacks or [])
         if not any(isinstance(c, keras.callbacks.ProgbarLogger) for c in callbacks):
             callbacks.append(ProgressBar())
-        return super().fit(
-            self._table, epochs=epochs, verbose=verbose, callbacks=callbacks, shuffle=False, initial_epoch=initial_epoch
-        )
+        callbacks.append(Guards())
+        with self._feeding(feed):
+            return super().fit(
+                feed, epochs=epochs, verbose=verbose, callbacks=callbacks, shuffle=False, initial_epoch=initial_epoch
+            )
 
     def evaluate(self, x=None, batch_size=32, verbose="auto", callbacks=None, return_dict=True, **kwargs):
         """The metrics of `fit` on other prompts, without an update: a dict of means over prompts.
@@ -438,23 +488,36 @@ class AlignmentTrainer(StateSaving, BackendTrainer, keras.Model):
         Training goes on afterwards as if there had been no evaluation. `grad_norm` and `anchor_distance` belong to updates
         and read 0. For win rate and KL against the reference with intervals see `keras_bond.evaluation.evaluate`.
         """
-        self._open(PromptTable(x, batch_size, share=process_share()))
+        feed = self._open(x, batch_size)
         callbacks = [*(callbacks or []), ProgressBar()]
-        with self._restoring_seeds():
-            return super().evaluate(self._table, verbose=verbose, callbacks=callbacks, return_dict=return_dict, **kwargs)
+        self.sync()
+        with self._feeding(feed), self._restoring([*self._drawn_from(), *self.metrics_variables]):
+            return super().evaluate(feed, verbose=verbose, callbacks=callbacks, return_dict=return_dict, **kwargs)
 
-    def _open(self, table):
+    def _open(self, prompts, batch_size, **settings):
+        """A `Feed` of these prompts, after a look at all that can be wrong with them."""
         if not self.anchor.matches(self.policy.trainable_variables):
             raise ValueError(
                 "The policy's trainable variables have changed since the trainer was made (by `enable_lora`, or by "
                 "freezing layers). Do that first, then make the trainer."
             )
         with self.distributed():
-            check_rows(table.batch_size, "`batch_size`")
-            if not table.shuffle:
-                check_rows(len(table.prompts), "The number of prompts that are taken once, in order,")
-        encoded = self.rollout.encode(table.prompts)
-        self._table, self._encoded, self._width = table, encoded, self.rollout.bucket(encoded)
+            if settings.get("training"):
+                check_rows(batch_size, "`batch_size`")
+        fitting = self.rollout.fitting()
+        feed = Feed(
+            prompts,
+            self.rollout.tokenize,
+            fitting,
+            batch_size,
+            pad_id=self.rollout.tokenizer.pad_token_id,
+            start=lambda: int(ops.convert_to_numpy(self.cursor.value)) if settings.get("training") else 0,
+            share=process_share(),
+            **settings,
+        )
+        if report := fitting.report():
+            warnings.warn(report, stacklevel=3)
+        return feed
 
     # Saving.
 
@@ -469,6 +532,7 @@ class AlignmentTrainer(StateSaving, BackendTrainer, keras.Model):
             "sampling_batch_size": self.rollout.sampling_batch_size,
             "max_prompt_length": self.rollout.max_prompt_length,
             "max_completion_length": self.rollout.max_completion_length,
+            "long_prompts": self.rollout.long_prompts,
             "temperature": self.rollout.temperature,
             "stop_token_ids": list(self.rollout.stop_token_ids),
             "seed": self.seed,

@@ -47,8 +47,8 @@ class Recorder(keras.callbacks.Callback):
         self.trajectories, self.policies, self.logs = [], [], []
         collect = trainer.collect
 
-        def recorded(rows, draw):
-            self.trajectories.append(collect(rows, draw))
+        def recorded(batch, draw):
+            self.trajectories.append(collect(batch, draw))
             return self.trajectories[-1]
 
         trainer.collect = recorded

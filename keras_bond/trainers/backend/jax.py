@@ -1,6 +1,7 @@
 """JAX: the state is an argument. During `fit` the variables are empty, and every piece is given their values."""
 
 import jax
+import jax.numpy as jnp
 import keras
 import numpy as np
 
@@ -38,11 +39,12 @@ class BackendTrainer(OneDevice):
     def _collect_before(self, step, observe=lambda trajectory: None):
         def function(state, iterator):
             try:
-                (rows,) = next(iterator)
+                (places,) = next(iterator)
                 trainable, non_trainable, *rest = state
+                batch = self.take(places)
                 with self._scope(trainable, non_trainable) as scope:
-                    draw = self.draw(rows.shape[0])
-                trajectory = jax.tree.map(rows_spread, self.collect(rows, draw))
+                    draw = self.draw(places.shape[0])
+                trajectory = jax.tree.map(rows_spread, self.collect(batch, draw))
                 del draw  # the anchor's weights in the policy's dtype: memory that the update may want
                 non_trainable = [scope.get_current_value(v) for v in self.non_trainable_variables]
                 logs, state = step((trainable, non_trainable, *rest), iter([(trajectory,)]))
@@ -74,10 +76,12 @@ class BackendTrainer(OneDevice):
         gradients, (logs, scale) = jax.grad(loss_fn, has_aux=True)(trainable)
         with self._scope(trainable, non_trainable, optimizer):
             updates = self.optimizer.iterations + 0  # a value, not the variable
-        trainable, optimizer = self.optimizer.stateless_apply(optimizer, gradients, trainable)
+        logs, sound = self.begin_update(logs, gradients, scale)
+        stepped = self.optimizer.stateless_apply(optimizer, gradients, trainable)
+        trainable, optimizer = jax.tree.map(lambda new, old: jnp.where(sound, new, old), stepped, (trainable, optimizer))
         trainable = jax.lax.optimization_barrier(trainable)  # the anchor follows the policy as bfloat16 has rounded it
         with self._scope(trainable, non_trainable, optimizer, metrics) as scope:
-            logs = self.finish_update(logs, gradients, scale, updates)
+            logs = self.finish_update(logs, updates)
         return logs, self._state(scope, optimizer=True)
 
     def test_step(self, state, data):

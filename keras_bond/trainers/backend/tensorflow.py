@@ -51,11 +51,11 @@ class BackendTrainer(OneDevice):
     def _collect_before(self, step, observe=lambda trajectory: None):
         def function(iterator):
             with self.distributed():
-                (rows,) = next(iterator)
-                rows = tf.concat(self.distribute_strategy.experimental_local_results(rows), 0)
-                trajectory = self.collect_or_restore(rows)
+                (places,) = next(iterator)
+                places = tf.concat(self.distribute_strategy.experimental_local_results(places), 0)
+                trajectory = self.collect_or_restore(places)
                 # with the batch's size as an integer, TensorFlow keeps every shape known when another batch is smaller
-                logs = step(iter([(trajectory, rows.shape[0])]))
+                logs = step(iter([(trajectory, places.shape[0])]))
                 observe(trajectory)
                 return logs
 
@@ -70,8 +70,12 @@ class BackendTrainer(OneDevice):
         gradients = tape.gradient(scaled, self.trainable_weights)
         gradients, own = _over_replicas(gradients)
         updates = self.optimizer.iterations + 0  # a value, not the variable
-        self.optimizer.apply(own, self.trainable_weights)
-        return self.finish_update(logs, gradients, scale, updates)
+        logs, sound = self.begin_update(logs, gradients, scale)
+        if tf.distribute.get_replica_context().num_replicas_in_sync > 1:  # where replicas meet there can be no condition
+            self.optimizer.apply(own, self.trainable_weights)
+        else:
+            keras.ops.cond(sound, lambda: self.optimizer.apply(own, self.trainable_weights), lambda: None)
+        return self.finish_update(logs, updates)
 
     def test_step(self, data):
         trajectory, _ = data

@@ -27,8 +27,8 @@ class BackendTrainer(OneDevice):
 
     def _collect_before(self, step, observe=lambda trajectory: None):
         def function(data):
-            ((rows,),) = data
-            trajectory = self.collect_or_restore(rows)
+            ((places,),) = data
+            trajectory = self.collect_or_restore(places)
             logs = step([(trajectory,)])
             observe(trajectory)
             return logs
@@ -46,8 +46,10 @@ class BackendTrainer(OneDevice):
         scale = self.optimizer.scale_loss(torch.ones(()))
         gradients, logs = gradients_of([v.value for v in variables], fields, scale)
         updates = self.optimizer.iterations + 0  # a value, not the variable
-        self.optimizer.apply(gradients, variables)
-        return self.finish_update(logs, gradients, scale, updates)
+        logs, sound = self.begin_update(logs, gradients, scale)
+        if bool(sound):
+            self.optimizer.apply(gradients, variables)
+        return self.finish_update(logs, updates)
 
     def _gradients(self, trainable, fields, scale):
         eager = all(v.value is value for v, value in zip(self.trainable_variables, trainable, strict=True))

@@ -1,0 +1,216 @@
+"""Prompts as people have them: a table that is read at once, or a stream that is read as it comes."""
+
+import itertools
+from collections.abc import Iterator, Mapping
+
+import keras
+import numpy as np
+
+TAKEN = ("prompts", "completions", "completion_ids")
+"""Names that a reward is called with: no column may have one."""
+
+
+class Table:
+    """Prompts of known number, with their further columns.
+
+    Args:
+        prompts: a list, tuple or array of str; a pandas Series or DataFrame; an Arrow or Polars table; a Hugging Face
+            `Dataset`; a dict of columns; a list of rows (dicts); a finite `tf.data.Dataset`, `PyDataset` or `DataLoader`.
+            Tables have the prompts in the column `prompt`; their other columns reach the reward.
+
+    Raises:
+        ValueError: if there is no prompt, or something is not text; the message says where.
+
+    Example:
+
+    >>> Table({"prompt": ["a", "b"], "answer": [1, 2]}).rows([1])
+    (['b'], {'answer': [2]})
+    """
+
+    def __init__(self, prompts):
+        self.columns = _checked(_columns(prompts))
+        self.prompts = self.columns.pop("prompt")
+
+    def __len__(self):
+        return len(self.prompts)
+
+    def part(self, indices):
+        """The `Table` of these rows."""
+        prompts, columns = self.rows(indices)
+        return Table({"prompt": prompts, **columns})
+
+    def rows(self, indices):
+        """(prompts, columns) of these rows: a list of str, and a dict of lists."""
+        return [self.prompts[i] for i in indices], {k: [v[i] for i in indices] for k, v in self.columns.items()}
+
+
+class Stream:
+    """Rows, dicts with a `prompt`, of an iterable whose length nobody knows: a generator, an `IterableDataset`, ...
+
+    An iterable that begins anew each time is repeated for ever. An iterator can be read once: it goes on where it was left.
+    """
+
+    def __init__(self, prompts):
+        self._prompts = prompts
+        self.begins_anew = not isinstance(prompts, Iterator)
+
+    def rows(self, start):
+        """The rows from number `start` on; of an iterator those that are left.
+
+        Raises:
+            ValueError: when there is none, or one is not a prompt; the message says which.
+        """
+        passes = itertools.repeat(self._prompts) if self.begins_anew else [self._prompts]
+        return itertools.islice(self._checked(passes), start if self.begins_anew else 0, None)
+
+    def _checked(self, passes):
+        names, count = None, 0
+        for items in passes:
+            before = count
+            for row in (row for item in items for row in _rows(item)):
+                names = names or list(row)
+                if list(row) != names:
+                    raise ValueError(
+                        f"All rows of `prompts` must have the columns {names}. Received at row {count}: {row!r:.100}"
+                    )
+                _check_names(row)
+                _check_text([row["prompt"]], count)
+                yield {key: _text(value) for key, value in row.items()}
+                count += 1
+            if count == before and self.begins_anew:
+                raise ValueError("`prompts` is empty: at least one prompt is needed.")
+
+
+def is_stream(prompts):
+    """Whether `prompts` have no length: then they are read as they come, and `fit` needs `steps_per_epoch`."""
+    if isinstance(prompts, keras.utils.PyDataset):
+        return prompts.num_batches is None
+    if hasattr(prompts, "as_numpy_iterator"):  # tf.data
+        return int(prompts.cardinality()) == -1
+    return isinstance(prompts, Iterator) or (hasattr(prompts, "__iter__") and not hasattr(prompts, "__len__"))
+
+
+def stream_of(prompts):
+    """`prompts` as an iterable of rows or batches."""
+    if hasattr(prompts, "as_numpy_iterator"):
+        return Stream(_Anew(prompts.as_numpy_iterator))
+    if isinstance(prompts, keras.utils.PyDataset):
+        return Stream(_Anew(lambda: (prompts[i] for i in itertools.count())))
+    return Stream(prompts)
+
+
+class _Anew:
+    """An iterable that begins with `begin()` each time."""
+
+    def __init__(self, begin):
+        self._begin = begin
+
+    def __iter__(self):
+        return iter(self._begin())
+
+
+def _columns(prompts):
+    """The table as a dict of columns."""
+    if isinstance(prompts, str):
+        raise ValueError(f"`prompts` must be a collection of str, not one str: pass [{prompts!r:.60}].")
+    if isinstance(prompts, Table):
+        return {"prompt": prompts.prompts, **prompts.columns}
+    if isinstance(prompts, Mapping) and prompts and all(hasattr(split, "column_names") for split in prompts.values()):
+        raise ValueError(
+            f"`prompts` must be one split of the `DatasetDict`, such as dataset[{next(iter(prompts))!r}]. "
+            f"Received the splits: {', '.join(map(repr, prompts))}"
+        )
+    if isinstance(prompts, Mapping):
+        return dict(prompts)
+    if is_stream(prompts):
+        raise ValueError(
+            "`prompts` must have a length here. Received: "
+            f"{type(prompts).__name__}, a stream. In `fit` pass `steps_per_epoch`; elsewhere take a number of its rows, as "
+            "in `list(itertools.islice(prompts, 1000))`, or of a `tf.data.Dataset` `take(1000)`."
+        )
+    if isinstance(prompts, keras.utils.PyDataset):
+        return _transposed(prompts[i] for i in range(prompts.num_batches))
+    if hasattr(prompts, "as_numpy_iterator"):
+        return _transposed(prompts.as_numpy_iterator())
+    if hasattr(prompts, "column_names"):  # Arrow, Hugging Face
+        return {name: prompts[name] for name in prompts.column_names}
+    if len(getattr(prompts, "shape", ())) == 2 and hasattr(prompts, "columns"):  # pandas, Polars
+        return {str(name): prompts[name] for name in prompts.columns}
+    values = _values(prompts)
+    if any(isinstance(value, Mapping | tuple) for value in values):
+        return _transposed(values)
+    return {"prompt": values}
+
+
+def _values(column):
+    for method in ("to_pylist", "tolist", "to_list"):
+        if hasattr(column, method):
+            return getattr(column, method)()
+    try:
+        return list(column)
+    except TypeError as error:
+        raise ValueError(
+            "`prompts` must be a list or array of str, a pandas Series or DataFrame, an Arrow table, a Hugging Face "
+            "Dataset, a dict of columns, a tf.data.Dataset, a PyDataset or an iterable of these. "
+            f"Received: {type(column).__name__}"
+        ) from error
+
+
+def _checked(table):
+    """The table as a dict of equally long lists, `prompt` among them."""
+    for key, values in table.items():
+        if isinstance(values, str):
+            raise ValueError(f"`{key}` must be a collection of values, not one str: pass [{values!r:.60}].")
+    _check_names(table)
+    columns = {key: [_text(value) for value in _values(values)] for key, values in table.items()}
+    if not columns["prompt"]:
+        raise ValueError("`prompts` is empty: at least one prompt is needed.")
+    _check_text(columns["prompt"])
+    for key, values in columns.items():
+        if len(values) != len(columns["prompt"]):
+            raise ValueError(
+                f"All columns of `prompts` must be equally long. Received {len(columns['prompt'])} prompts and "
+                f"{len(values)} values in `{key}`."
+            )
+    return columns
+
+
+def _check_names(names):
+    for name in names:
+        if name in TAKEN:
+            raise ValueError(f"A column may not be called `{name}`, a name that the reward is called with: rename it.")
+    if "prompt" not in names:
+        raise ValueError(f"`prompts` must have a column `prompt`. Received the columns: {sorted(names)}")
+
+
+def _check_text(prompts, first=0):
+    for i, prompt in enumerate(prompts, first):
+        if not isinstance(prompt, str | bytes):
+            raise ValueError(f"`prompts` must be text. Received at row {i}: {prompt!r:.100} ({type(prompt).__name__})")
+
+
+def _text(value):
+    return value.decode() if isinstance(value, bytes) else value  # tf.data holds text as bytes
+
+
+def _rows(item):
+    """The rows, dicts, of what an iterable yields: a prompt, a row, or a batch of prompts, rows or columns."""
+    if isinstance(item, tuple):  # what Keras calls inputs, perhaps with targets and weights
+        item = item[0]
+    if isinstance(item, Mapping):
+        if np.ndim(item.get("prompt", "")) == 0:
+            return [dict(item)]
+        columns = {key: _values(values) for key, values in item.items()}
+        return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    if np.ndim(item) == 0:
+        return [{"prompt": item.item() if hasattr(item, "item") else item}]
+    return [row for each in _values(item) for row in _rows(each)]
+
+
+def _transposed(items):
+    table: dict[str, list] = {}
+    rows = [row for item in items for row in _rows(item)]
+    for row in rows:
+        for key, value in row.items():
+            table.setdefault(key, []).append(value)
+    return table or {"prompt": []}
