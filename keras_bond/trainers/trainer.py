@@ -26,6 +26,7 @@ from keras_bond.rollout import (
     Weights,
     check_rows,
     process_share,
+    tokens_of,
     using,
     weights_of,
 )
@@ -64,7 +65,7 @@ class AlignmentTrainer(StateSaving, BackendTrainer, keras.Model):
 
     Args:
         policy: a KerasHub `CausalLM` with a Gemma, Gemma 2 or Gemma 3 text backbone. It is trained in place.
-        reward: `f(prompts, completions, **columns) -> B floats`, or a `keras_bond.rewards.Reward`.
+        reward: `f(prompts, completions, **columns) -> B numbers`, called by name; see `keras_bond.rewards.Reward`.
         anchor: a `keras_bond.anchors.Anchor`. A `FrozenAnchor` is the reference itself, and is held once.
         num_anchor_samples: k, samples of the anchor per prompt, y_1 ... y_k; may be 0.
         num_best_of: n, at most k: the Best-of-n that is imitated; k by default.
@@ -221,8 +222,9 @@ class AlignmentTrainer(StateSaving, BackendTrainer, keras.Model):
 
         prompts, columns = self._table.rows(np.concatenate([np.repeat(rows, m), np.repeat(rows, k)]))
         y_here, anchor_here = (Completions(*map(rows_here, samples)) for samples in (y, anchor_samples))
-        texts = rollout.decode(y_here) + (rollout.decode(anchor_here) if k else [])
-        reward, anchor_rewards = np.split(call_reward(self.reward, prompts, texts, columns), [m * len(rows)])
+        texts, tokens = (f(y_here) + (f(anchor_here) if k else []) for f in (rollout.decode, tokens_of))
+        rewards = call_reward(self.reward, prompts, texts, columns, tokens).astype("float32")
+        reward, anchor_rewards = np.split(rewards, [m * len(rows)])
         anchor_rewards = anchor_rewards.reshape(len(rows), k)
         if self.variance_reduction or not k:
             contenders = np.arange(anchor_rewards.size)
@@ -412,7 +414,7 @@ class AlignmentTrainer(StateSaving, BackendTrainer, keras.Model):
             `keras.callbacks.History`, every metric's mean per epoch.
 
         Raises:
-            ValueError: for prompts that are empty, not text, or too long.
+            ValueError: for prompts that are empty, not text, or too long, or a reward that needs a column they lack.
             RewardError: if the reward fails. The trainer stays usable, as it was after the last step.
         """
         unsupported = sorted(name for name, value in kwargs.items() if value is not None)
@@ -453,6 +455,7 @@ class AlignmentTrainer(StateSaving, BackendTrainer, keras.Model):
             check_rows(table.batch_size, "`batch_size`")
             if not table.shuffle:
                 check_rows(len(table.prompts), "The number of prompts that are taken once, in order,")
+        check_reward(self.reward, table.columns)
         encoded = self.rollout.encode(table.prompts)
         self._table, self._encoded, self._width = table, encoded, self.rollout.bucket(encoded)
 
