@@ -4,10 +4,11 @@ from typing import NamedTuple
 
 import keras
 import numpy as np
+from keras import ops
 
 from keras_bond._checks import check_at_least
 from keras_bond.rewards import call_reward, check_reward
-from keras_bond.rollout import Rollout, weights_of
+from keras_bond.rollout import Completions, Rollout, tokens_of, weights_of
 
 
 class BestOfNSamples(NamedTuple):
@@ -16,11 +17,11 @@ class BestOfNSamples(NamedTuple):
     completions: list
     """P str, the best of each prompt's n candidates."""
     rewards: np.ndarray
-    """(P,) float32, their rewards."""
+    """(P,) float64, their rewards."""
     candidates: list | None = None
     """P lists of n str in the order drawn, where they were asked for."""
     candidate_rewards: np.ndarray | None = None
-    """(P, n) float32, where the candidates were asked for."""
+    """(P, n) float64, where the candidates were asked for."""
 
 
 class BestOfNSampler:
@@ -93,13 +94,14 @@ class BestOfNSampler:
             `BestOfNSamples`.
 
         Raises:
-            ValueError: for prompts that are empty, not text, or too long.
+            ValueError: for prompts that are empty, not text, or too long, or a reward that needs a column they lack.
             RewardError: if the reward fails.
         """
         rollout, weights = self.rollout, weights_of(self.policy)
         table, encoded = rollout.read(prompts)
+        check_reward(self.reward, table.columns)
         count, width = len(encoded), rollout.bucket(encoded)
-        best, best_rewards = [""] * count, np.full(count, -np.inf, "float32")
+        best, best_rewards = [""] * count, np.full(count, -np.inf)
         kept: list = [[] for _ in range(count if keep_candidates else 0)]
 
         rng = np.random.default_rng([self.seed, self._calls])
@@ -110,9 +112,10 @@ class BestOfNSampler:
             uniforms = rng.random((len(rows), rollout.max_completion_length), "float32")
             full = np.resize(np.arange(len(rows)), self.batch_size)  # whole batches: one compiled program
             ids, mask = rollout.pad([encoded[i] for i in rows[full]], width)
-            texts = rollout.decode(rollout.sample(weights, ids, mask, uniforms[full]))[: len(rows)]
-            batch_prompts, columns = table.rows(rows)
-            rewards = call_reward(self.reward, batch_prompts, texts, columns)
+            sampled = rollout.sample(weights, ids, mask, uniforms[full])
+            sampled = Completions(*(ops.convert_to_numpy(field)[: len(rows)] for field in sampled))
+            texts, (batch_prompts, columns) = rollout.decode(sampled), table.rows(rows)
+            rewards = call_reward(self.reward, batch_prompts, texts, columns, tokens_of(sampled))
             for i, text, reward in zip(rows, texts, rewards, strict=True):
                 if reward > best_rewards[i]:
                     best[i], best_rewards[i] = text, reward

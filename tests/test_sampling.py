@@ -80,7 +80,7 @@ def test_the_best_is_the_first_of_the_best_candidates(reward):
     assert [len(row) for row in result.candidates] == [7] * len(PROMPTS)
     assert result.rewards.shape == (len(PROMPTS),)
     assert result.candidate_rewards.shape == (len(PROMPTS), 7)
-    assert result.rewards.dtype == result.candidate_rewards.dtype == "float32"
+    assert result.rewards.dtype == result.candidate_rewards.dtype == "float64"
     for i, row in enumerate(result.candidates):
         assert len(set(row)) > 1
         assert result.candidate_rewards[i].tolist() == reward(None, row)
@@ -144,6 +144,28 @@ def test_columns_reach_the_reward_beside_their_prompts():
 
     result = sampler_of(reward).generate(table, keep_candidates=True, verbose=0)
     np.testing.assert_array_equal(result.candidate_rewards, np.repeat(np.arange(5.0)[:, None], 3, axis=1))
+
+
+def test_tokens_reach_the_reward_beside_their_text():
+    rollout, calls = shared_rollout(), []
+
+    def reward(completions, completion_ids):
+        calls.append(len(completions))
+        ids = np.zeros((len(completions), 3), "int32")
+        mask = np.array([[i < len(row) for i in range(3)] for row in completion_ids])
+        ids[mask] = [token for row in completion_ids for token in row]
+        assert rollout.decode(Completions(ids, mask, None)) == completions
+        assert all(len(row) == 3 or row[-1] == 1 for row in completion_ids)
+        return tiny.letters_reward(None, completions)
+
+    sampler_of(reward).generate(PROMPTS, verbose=0)
+    assert calls == [8, 7]
+
+
+def test_a_reward_that_lacks_a_column_is_refused_before_anything_is_sampled(monkeypatch):
+    monkeypatch.setattr(Rollout, "sample", lambda *_: pytest.fail("sampled"))
+    with pytest.raises(ValueError, match=r"Received: `<lambda>\(completions, answer\)`, which needs `answer`$"):
+        sampler_of(lambda completions, answer: 0).generate(PROMPTS, verbose=0)
 
 
 def test_random_numbers_depend_on_the_seed_and_the_call():

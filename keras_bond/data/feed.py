@@ -85,6 +85,11 @@ class Feed(keras.utils.PyDataset):
         self._length = num_batches or -(-len(self._source) // batch_size)
         self._first, self._epoch = None, -1
 
+    @property
+    def columns(self):
+        """The names of the columns; `None` of a stream, which tells them when it is read."""
+        return self._source.columns
+
     def on_epoch_begin(self):
         self._epoch += 1
         if self._epoch == 0:  # not before: a callback may load another place when training begins
@@ -116,6 +121,7 @@ class _FromTable:
         if not stays:
             raise ValueError(f"`prompts` is empty: {fitting.report()}")
         self._table, self._rows, self._seed = table, stays, seed
+        self.columns = list(table.columns)
         self._encoded = [np.asarray(ids, "int32") for ids in encoded]  # a tenth of the memory of lists
         self._permutation: tuple = -1, None
 
@@ -141,6 +147,8 @@ class _FromTable:
 
 class _FromStream:
     """Of a stream only the rows that are on their way are held."""
+
+    columns = None
 
     def __init__(self, stream, encode, fitting, chunk):
         self._stream, self._encode, self._fitting, self._chunk = stream, encode, fitting, chunk

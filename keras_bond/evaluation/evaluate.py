@@ -9,7 +9,7 @@ from keras_bond.evaluation.estimates import estimate_all
 from keras_bond.evaluation.samples import Evaluation, Samples
 from keras_bond.ops import sequence_log_prob, token_kl, token_log_probs
 from keras_bond.rewards import call_reward, check_reward
-from keras_bond.rollout import Program, Rollout, using, weights_of
+from keras_bond.rollout import Program, Rollout, tokens_of, using, weights_of
 
 
 class Evaluator:
@@ -53,6 +53,7 @@ class Evaluator:
         self.num_samples, self.batch_size = num_samples, batch_size
         self.rollout = rollout or Rollout(policy, max_prompt_length, max_completion_length, temperature)
         self.table, encoded = self.rollout.read(prompts)
+        check_reward(reward, self.table.columns)
         if reference is None:
             self.reference_rollout = self.rollout
             self._snapshot: list | None = [ops.copy(v.value) for v in policy.trainable_variables]
@@ -105,16 +106,17 @@ class Evaluator:
         prompts, columns = self.table.rows(range(count))
         drawn = []
         for _ in range(num_samples):
-            texts, parts = [], []
+            texts, tokens, parts = [], [], []
             for _, ids, mask in self._batches:
                 uniforms = rng.random((self.batch_size, rollout.max_completion_length), "float32")
                 completions = rollout.sample(weights, ids, mask, uniforms)
                 texts += rollout.decode(completions)
+                tokens += tokens_of(completions)
                 parts.append((*measure(weights, ids, mask, completions), completions.token_ids, completions.mask))
             texts = texts[:count]
             *measured, token_ids, mask = (_rows(part, count) for part in zip(*parts, strict=True))
             truncated = mask[:, -1] & ~np.isin(token_ids[:, -1], rollout.stop_token_ids)
-            rewards = call_reward(self.reward, prompts, texts, columns)
+            rewards = call_reward(self.reward, prompts, texts, columns, tokens[:count])
             drawn.append((texts, rewards, mask.sum(1), truncated, *measured, token_ids, mask))
         all_texts, *arrays = zip(*drawn, strict=True)
         return Samples([*all_texts], *(np.stack(values, axis=1) for values in arrays))

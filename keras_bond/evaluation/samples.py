@@ -19,7 +19,7 @@ class Samples(NamedTuple):
     texts: list
     """k lists of P str."""
     rewards: np.ndarray
-    """(P, k)."""
+    """(P, k), float64."""
     lengths: np.ndarray
     """(P, k), tokens, the stop token included."""
     truncated: np.ndarray
@@ -57,7 +57,7 @@ class Evaluation(NamedTuple):
             for i, prompt in enumerate(self.prompts):
                 for source, samples in (("policy", self.samples), ("reference", self.reference_samples)):
                     for j, texts in enumerate(samples.texts):
-                        figures = [str(values[i, j]) for values in samples[1:7]]  # float32: as many digits as it needs
+                        figures = [str(values[i, j]) for values in samples[1:7]]  # as many digits as it needs
                         token_ids = " ".join(map(str, samples.token_ids[i, j]))
                         writer.writerow([i, prompt, source, j, texts[i], *figures, token_ids])
 
@@ -134,7 +134,7 @@ def _samples(rows, num_prompts):
     lengths = grid("length", int, "int64")
     return Samples(
         texts=[[row["completion"] for row in rows[j::k]] for j in range(k)],
-        rewards=grid("reward", float, "float32"),
+        rewards=grid("reward", float, "float64"),
         lengths=lengths,
         truncated=grid("truncated", {"False": False, "True": True}.__getitem__, "bool"),
         kl=grid("kl", float, "float32"),

@@ -47,7 +47,7 @@ class Entailment(Reward):
                 f"`model` must have one label `{LABEL}`. Received: model={model!r}, whose labels are {', '.join(labels)}"
             )
 
-    def __call__(self, prompts, completions, **columns):
+    def __call__(self, prompts, completions, completion_ids=None, **columns):
         if self.column not in columns:
             raise ValueError(
                 f"`Entailment` reads the column `{self.column}`, the text that must entail the completion. "

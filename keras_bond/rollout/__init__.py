@@ -4,7 +4,7 @@ from keras_bond.data import Table as PromptTable  # its name of before
 from keras_bond.rollout.devices import check_rows, process_share, replicas, spread_rows
 from keras_bond.rollout.functional import Program, Recorded, Weights, using, weights_of
 from keras_bond.rollout.rollout import Completions, Rollout
-from keras_bond.rollout.trajectory import Scores, Trajectory
+from keras_bond.rollout.trajectory import Scores, Trajectory, tokens_of
 
 __all__ = [
     "Completions",
@@ -19,6 +19,7 @@ __all__ = [
     "process_share",
     "replicas",
     "spread_rows",
+    "tokens_of",
     "using",
     "weights_of",
 ]

@@ -1,6 +1,8 @@
-"""What one rollout hands to the update."""
+"""What one rollout hands to the reward and to the update."""
 
 from typing import Any, NamedTuple
+
+from keras import ops
 
 
 class Trajectory(NamedTuple):
@@ -48,3 +50,9 @@ class Scores(NamedTuple):
     """(B, C) float32, log pi(y_i | x) of the contenders."""
     contender_anchor_log_prob: Any = None
     """(B, C) float32, log pi_a(y_i | x) of the contenders, without a gradient; `None` for the plain estimator."""
+
+
+def tokens_of(completions):
+    """The tokens of `Completions`, each up to and including its stop token: B lists of int, for a reward."""
+    token_ids, mask = (ops.convert_to_numpy(field) for field in (completions.token_ids, completions.mask))
+    return [row[:length] for row, length in zip(token_ids.tolist(), mask.sum(axis=1).tolist(), strict=True)]

@@ -27,6 +27,7 @@ from keras_bond.rollout import (
     Weights,
     check_rows,
     process_share,
+    tokens_of,
     using,
     weights_of,
 )
@@ -67,7 +68,7 @@ class AlignmentTrainer(StateSaving, BackendTrainer, keras.Model):
 
     Args:
         policy: a KerasHub `CausalLM` with a Gemma, Gemma 2 or Gemma 3 text backbone. It is trained in place.
-        reward: `f(prompts, completions, **columns) -> B floats`, or a `keras_bond.rewards.Reward`.
+        reward: `f(prompts, completions, **columns) -> B numbers`, called by name; see `keras_bond.rewards.Reward`.
         anchor: a `keras_bond.anchors.Anchor`. A `FrozenAnchor` is the reference itself, and is held once.
         num_anchor_samples: k, samples of the anchor per prompt, y_1 ... y_k; may be 0.
         num_best_of: n, at most k: the Best-of-n that is imitated; k by default.
@@ -234,8 +235,9 @@ class AlignmentTrainer(StateSaving, BackendTrainer, keras.Model):
         rows = np.concatenate([np.repeat(np.arange(len(batch.prompts)), samples) for samples in (m, k)])
         prompts, columns = batch.rows(rows)
         y_here, anchor_here = (Completions(*map(rows_here, samples)) for samples in (y, anchor_samples))
-        texts = rollout.decode(y_here) + (rollout.decode(anchor_here) if k else [])
-        reward, anchor_rewards = np.split(call_reward(self.reward, prompts, texts, columns), [m * len(batch.prompts)])
+        texts, tokens = (f(y_here) + (f(anchor_here) if k else []) for f in (rollout.decode, tokens_of))
+        rewards = call_reward(self.reward, prompts, texts, columns, tokens).astype("float32")
+        reward, anchor_rewards = np.split(rewards, [m * len(batch.prompts)])
         anchor_rewards = anchor_rewards.reshape(len(batch.prompts), k)
         if self.variance_reduction or not k:
             contenders = np.arange(anchor_rewards.size)
@@ -460,7 +462,7 @@ class AlignmentTrainer(StateSaving, BackendTrainer, keras.Model):
             `keras.callbacks.History`, every metric's mean per epoch.
 
         Raises:
-            ValueError: for prompts that are empty, not text, or too long.
+            ValueError: for prompts that are empty, not text, or too long, or a reward that needs a column they lack.
             RewardError: if the reward fails. The trainer stays usable, as it was after the last step.
         """
         unsupported = sorted(name for name, value in kwargs.items() if value is not None)
@@ -515,6 +517,7 @@ class AlignmentTrainer(StateSaving, BackendTrainer, keras.Model):
             share=process_share(),
             **settings,
         )
+        check_reward(self.reward, feed.columns)
         if report := fitting.report():
             warnings.warn(report, stacklevel=3)
         return feed

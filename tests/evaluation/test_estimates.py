@@ -15,7 +15,7 @@ def samples_of(texts, rewards=None, seed=0):
     token_ids = rng.integers(1, 9, (count, k, 4)).astype("int32")
     mask = np.arange(4) < lengths[:, :, None]
     floats = [rng.standard_normal((count, k)).astype("float32") for _ in range(4)]
-    rewards = floats[0] if rewards is None else np.asarray(rewards, "float32")
+    rewards = np.asarray(floats[0] if rewards is None else rewards, "float64")
     kl, log_probs, reference_log_probs = floats[1:]
     truncated = rng.random((count, k)) < 0.5
     return Samples(

@@ -243,6 +243,21 @@ def test_errors(models, kwargs, message):
     assert str(error.value) == message
 
 
+def test_tokens_and_columns_reach_the_reward(models):
+    def reward(completions, completion_ids, answer):
+        assert len(completions) == len(completion_ids) == len(answer) == 3
+        assert all(row.count(1) == (row[-1] == 1) for row in completion_ids)
+        return [float(len(row)) for row in completion_ids]
+
+    table = {"prompt": ["ab", "c", "ba"], "answer": ["1", "2", "3"]}
+    result = evaluate(*models, reward, table, batch_size=2, **SIZES)
+    np.testing.assert_array_equal(result.samples.rewards, result.samples.lengths)
+    with pytest.raises(
+        ValueError, match=r"Received: `reward\(completions, completion_ids, answer\)`, which needs `answer`$"
+    ):
+        evaluate(*models, reward, table["prompt"], **SIZES)
+
+
 def test_a_reference_with_another_tokenizer_is_refused(models):
     with pytest.raises(ValueError, match=r"^`policy` and `reference` must share one vocabulary: their tokenizers split the"):
         evaluate(models[0], tiny.causal_lm(alphabet="abd"), tiny.letters_reward, ["c"], **SIZES)
