@@ -13,6 +13,7 @@ import numpy as np
 from keras import ops
 
 from keras_bond._checks import check_at_least
+from keras_bond.data import encode, token_id
 from keras_bond.ops import completion_mask, draw_tokens, in_chunks, smallest_divisor, token_log_probs
 from keras_bond.rollout.adapters import differ_in_adapters_alone, join_sides, set_products, side_by_side, split_sides
 from keras_bond.rollout.decoder import SUPPORTED, decode, new_cache, write_columns
@@ -117,15 +118,12 @@ class Rollout:
     # Text to tokens and back.
 
     def encode(self, prompts):
-        """Token ids of each prompt, start token first: a list of lists.
+        """Token ids of each prompt, start token first: a list of lists, see `data.encode`.
 
         Raises:
-            ValueError: if a prompt is longer than `max_prompt_length`; it names the prompt, its length and the limit.
+            ValueError: if a prompt is not valid Unicode, or is longer than `max_prompt_length`; it names the prompt.
         """
-        rows = self.tokenizer(list(prompts))
-        rows = rows.to_list() if hasattr(rows, "to_list") else [list(map(int, row)) for row in rows]
-        start = self.tokenizer.start_token_id
-        encoded = [[start, *(t for t in row)] for row in rows]
+        encoded = encode(self.tokenizer, prompts)
         for i, row in enumerate(encoded):
             if len(row) > self.max_prompt_length:
                 raise ValueError(
@@ -332,9 +330,8 @@ class Rollout:
     def _stop_token_ids(self, stop_token_ids):
         if stop_token_ids != "auto":
             return tuple(int(t) for t in stop_token_ids)
-        end_of_turn = self.tokenizer.token_to_id("<end_of_turn>")
-        known = self.tokenizer.id_to_token(end_of_turn) == "<end_of_turn>"
-        return (self.tokenizer.end_token_id, *([end_of_turn] if known else []))
+        end_of_turn = token_id(self.tokenizer, "<end_of_turn>")
+        return (self.tokenizer.end_token_id, *([] if end_of_turn is None else [end_of_turn]))
 
 
 def _with_completion(prompt_mask, length):
