@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from keras_bond import presets
 from keras_bond._checks import check_at_least
+from keras_bond.data import encode, token_id, tokenize
 from keras_bond.ops import draw_tokens, greedy_tokens, token_log_probs
 from keras_bond.rollout import Completions, Program, Rollout, using, weights_of
 
@@ -94,7 +95,7 @@ class KerasHubLM(TemplateLM):
         if lora is not None:
             self.causal_lm.backbone.load_lora_weights(str(lora))
         tokenizer = self.rollout.tokenizer
-        silent = (tokenizer.pad_token_id, tokenizer.start_token_id, tokenizer.token_to_id("<unk>"))
+        silent = (tokenizer.pad_token_id, tokenizer.start_token_id, token_id(tokenizer, "<unk>"))
         self._silent = {*silent, *self.rollout.stop_token_ids}
 
     # What the harness asks of a tokenizer.
@@ -110,10 +111,8 @@ class KerasHubLM(TemplateLM):
 
     def tok_encode(self, string, add_special_tokens=None, **kwargs):
         """The token ids of a str, start token first unless `add_special_tokens=False`; one that is there is not doubled."""
-        if add_special_tokens is None:
-            string = string.removeprefix(self.rollout.tokenizer.start_token)
-        (ids,) = self.rollout.encode([string])
-        return ids[1:] if add_special_tokens is False else ids
+        (ids,) = (tokenize if add_special_tokens is False else encode)(self.rollout.tokenizer, [string])
+        return ids
 
     def tok_decode(self, tokens):
         """The text of token ids, special ones left out."""

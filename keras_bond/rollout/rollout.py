@@ -13,7 +13,7 @@ import numpy as np
 from keras import ops
 
 from keras_bond._checks import check_at_least
-from keras_bond.data import Fitting, Table, bucket, pad_left
+from keras_bond.data import Fitting, Table, bucket, encode, pad_left, token_id
 from keras_bond.ops import completion_mask, draw_tokens, in_chunks, smallest_divisor, token_log_probs
 from keras_bond.rollout.adapters import differ_in_adapters_alone, join_sides, set_products, side_by_side, split_sides
 from keras_bond.rollout.decoder import SUPPORTED, decode, new_cache, write_columns
@@ -121,10 +121,8 @@ class Rollout:
     # Text to tokens and back.
 
     def tokenize(self, prompts):
-        """Token ids of each prompt, start token first: a list of lists, of any length."""
-        rows = self.tokenizer(list(prompts))
-        rows = rows.to_list() if hasattr(rows, "to_list") else [list(map(int, row)) for row in rows]
-        return [[self.tokenizer.start_token_id, *row] for row in rows]
+        """Token ids of each prompt, start token first: a list of lists, of any length. See `data.encode`."""
+        return encode(self.tokenizer, prompts)
 
     def fitting(self):
         """A fresh `data.Fitting` of prompts into `max_prompt_length`."""
@@ -141,10 +139,10 @@ class Rollout:
         return table.part(stays), encoded
 
     def encode(self, prompts):
-        """Token ids of each prompt, start token first: a list of lists.
+        """Token ids of each prompt, start token first: a list of lists, see `data.encode`.
 
         Raises:
-            ValueError: if a prompt is longer than `max_prompt_length`, unless `long_prompts` is "cut".
+            ValueError: if a prompt is not valid Unicode, or longer than `max_prompt_length`, unless `long_prompts` is "cut".
         """
         return self.read(prompts)[1]
 
@@ -337,9 +335,8 @@ class Rollout:
     def _stop_token_ids(self, stop_token_ids):
         if stop_token_ids != "auto":
             return tuple(int(t) for t in stop_token_ids)
-        end_of_turn = self.tokenizer.token_to_id("<end_of_turn>")
-        known = self.tokenizer.id_to_token(end_of_turn) == "<end_of_turn>"
-        return (self.tokenizer.end_token_id, *([end_of_turn] if known else []))
+        end_of_turn = token_id(self.tokenizer, "<end_of_turn>")
+        return (self.tokenizer.end_token_id, *([] if end_of_turn is None else [end_of_turn]))
 
 
 def _with_completion(prompt_mask, length):

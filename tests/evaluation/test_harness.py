@@ -96,6 +96,7 @@ def test_agrees_with_the_hf_model_on_the_exported_folder(tmp_path):
     (best,) = ours.generate_until(requests("generate_until", (prompts[2], {"max_gen_toks": 9})))
     best = best[: best.index(" ", 1)]  # the first word: greedy for both
     odd = [("", " We will"), ("<bos>We will", " not"), (prompts[2], best), (prompts[0], " nothing the people\nof it")]
+    odd += [("We<eos> will", " not<eos>"), ("<unk>", "<pad>"), ("", "<bos>We")]
     results = [model.loglikelihood(requests("loglikelihood", *odd)) for model in (ours, theirs)]
     np.testing.assert_allclose(*([score for score, _ in each] for each in results), atol=1e-4)
     assert [greedy for _, greedy in results[0]] == [greedy for _, greedy in results[1]]
