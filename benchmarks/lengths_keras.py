@@ -62,6 +62,12 @@ def set_lengths(rollout, mean):
     rollout.logits = stopping
 
 
+def read_as_bundled(rollout):
+    """Tokens that the bundled tokenizer does not know are read as its last one: a real model's sizes go with it here."""
+    decode, last = rollout.decode, rollout.tokenizer.vocabulary_size() - 1
+    rollout.decode = lambda samples: decode(samples._replace(token_ids=np.minimum(samples.token_ids, last)))
+
+
 class Counting(Stopwatch):
     """Counts as well: real tokens of a step, positions of its update, and the operations of their matrix products."""
 
@@ -105,6 +111,7 @@ def main(work):
     settings = {"n": 2, "max_prompt_length": LONG, "max_completion_length": work["budget"]}
     settings |= {"stop_token_ids": [policy.preprocessor.tokenizer.end_token_id], "microbatch_size": work["microbatch_size"]}
     trainer = JBOND(policy, reward, **settings)
+    read_as_bundled(trainer.rollout)
     if work["mean"]:
         set_lengths(trainer.rollout, work["mean"])
     trainer.compile(keras.optimizers.Adam(1e-5))
