@@ -254,6 +254,60 @@ def test_evaluate_weighs_prompts_equally_and_leaves_training_alone():
         np.testing.assert_array_equal(a, b)
 
 
+class EvaluateOthers(keras.callbacks.Callback):
+    """`evaluate` on other prompts, after every update and every epoch of the `fit` that it is in."""
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.model.evaluate(["cc", "b", "a"], batch_size=2, verbose=0)
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.model.evaluate(["cc", "b", "a"], batch_size=2, verbose=0)
+
+
+def test_evaluate_inside_fit_changes_nothing():
+    """Neither what is trained on, nor what is drawn, nor the epoch's means."""
+    plain, trainer = trainer_of(seed=3), trainer_of(seed=3)
+    histories = [
+        one.fit(PROMPTS, batch_size=4, epochs=2, verbose=0, callbacks=callbacks).history
+        for one, callbacks in ((plain, []), (trainer, [EvaluateOthers()]))
+    ]
+    assert histories[0] == histories[1]
+    for a, b in zip(values(plain.variables), values(trainer.variables), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "mixed_float16"])
+def test_a_second_fit_goes_on_where_the_first_one_ended(dtype):
+    """Whatever the optimizer counts: steps that only accumulate, and steps that a scaled loss leaves out."""
+    optimizer = keras.optimizers.SGD(0.01, gradient_accumulation_steps=2)
+    trainer, seen = trainer_of(tiny.causal_lm(dtype=dtype), optimizer=optimizer), []
+    trainer.collect = lambda batch, draw, collect=trainer.collect: seen.extend(batch.prompts) or collect(batch, draw)
+    for steps in (1, 3, 1):
+        trainer.fit(PROMPTS, batch_size=3, steps_per_epoch=steps, verbose=0)
+    assert int(trainer.cursor.value) == len(seen) == 15
+    assert [sorted(seen[i : i + 5]) for i in (0, 5, 10)] == [sorted(PROMPTS)] * 3
+
+
+def test_fit_on_a_stream():
+    """It has no end: rows are read as they come, and their columns reach the reward."""
+    answers = []
+
+    def reward(completions, answer):
+        answers.extend(answer)
+        return tiny.letters_reward(None, completions)
+
+    stream = ({"prompt": PROMPTS[i % 5], "answer": i} for i in itertools.count())
+    trainer_of(reward=reward).fit(stream, batch_size=4, steps_per_epoch=1, epochs=2, verbose=0)
+    assert sorted(answers) == sorted([*range(8)] * 3)
+
+
+def test_long_prompts_are_cut_or_dropped_as_asked():
+    trainer = trainer_of(long_prompts="cut")
+    with pytest.warns(UserWarning, match=r"1 of 6 prompts had more tokens than `max_prompt_length`=8, the longest 10"):
+        trainer.fit([*PROMPTS, "abcabcabc"], batch_size=6, verbose=0)
+    assert trainer.get_config()["long_prompts"] == "cut"
+
+
 def test_sampling_and_metrics_keep_their_precision_under_a_narrow_floatx():
     keras.config.set_floatx("bfloat16")
     try:
