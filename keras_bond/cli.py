@@ -125,6 +125,7 @@ def _parser():
     sweep.add_argument("spec", metavar="SPEC", help="a YAML file: name, notebook, parameters, grid, seeds, findings")
     sweep.add_argument("--output", type=pathlib.Path, required=True, metavar="DIR", help="folder of this sweep alone")
     sweep.add_argument("--jobs", type=_at_least(1), default=1, metavar="N", help="cells at a time (default: %(default)s)")
+    sweep.add_argument("--rerun", action="store_true", help="run cells again whose notebook or keras_bond was another")
     sweep.add_argument(
         "--backend", default=os.environ.get("KERAS_BACKEND", "jax"), help="jax, tensorflow or torch (default: %(default)s)"
     )
@@ -218,9 +219,13 @@ def _run(parser, arguments, started):
     _choose_backend(parser, arguments.backend)
     _check_packages(parser, "run", "notebooks", "papermill", "ipykernel")
     _check_output(parser, arguments.output)
-    from keras_bond.experiments import run
+    from keras_bond.experiments import run, values
 
-    parameters = {name: run.value(text) for name, text in arguments.parameters}
+    parameters: dict = {}
+    for name, text in arguments.parameters:
+        if name in parameters:
+            parser.error(f"argument -p: expected each parameter once, received {name!r} twice")
+        parameters[name] = values.read(text.removeprefix(_SHIELD))
     try:
         run.run(arguments.notebook, arguments.output, parameters, started=started)
     except ValueError as error:
@@ -234,7 +239,7 @@ def _sweep(parser, arguments, started):
     from keras_bond.experiments import sweep
 
     try:
-        sweep.run(arguments.spec, arguments.output, arguments.jobs)
+        sweep.run(arguments.spec, arguments.output, arguments.jobs, rerun=arguments.rerun)
     except ValueError as error:
         parser.error(error)
 
@@ -278,15 +283,30 @@ def _report(parser, arguments, started):
         parser.error(error)
 
 
+_SHIELD = " "
+
+
+def _shielded(words):
+    """`-p NAME VALUE` with any VALUE: argparse takes one that begins with a dash for an option, unless a space is before."""
+    words = list(words)
+    place = 0
+    while "-p" in words[place:-2]:
+        place = words.index("-p", place) + 2
+        if words[place] not in ("-p", "--output", "--backend", "--help", "-h"):
+            words[place] = _SHIELD + words[place]
+            place += 1
+    return words
+
+
 def main(argv=None):
     """Entry point of `keras-bond`; exit status 2 for a wrong argument, 1 for a failed run."""
     started = time.time()
     parser = _parser()
-    arguments = parser.parse_args(argv)
+    arguments = parser.parse_args(_shielded(sys.argv[1:] if argv is None else argv))
     try:
         arguments.call(parser, arguments, started)
-    except KeyboardInterrupt:
-        sys.exit("keras-bond: interrupted")
+    except KeyboardInterrupt as interrupt:
+        sys.exit(": ".join(["keras-bond: interrupted", *map(_line, interrupt.args)]))
     except (OSError, RuntimeError, ValueError, ImportError) as error:
         sys.exit(f"keras-bond: {_line(error)}")
 

@@ -3,15 +3,16 @@
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 from scipy import stats
 
-from keras_bond.experiments.spec import cell_name, matches
+from keras_bond.experiments.spec import cell_name, matches, setting_of
 
 VERDICTS = ("holds", "does not hold", "undecided")
 
 
 class Interval(NamedTuple):
-    """A mean with its 95 % interval; one value has none: NaN."""
+    """A mean with its 95 % interval; one value has none, nor have infinite ones: NaN."""
 
     mean: float
     low: float
@@ -37,12 +38,18 @@ def interval(values):
     >>> [round(v, 3) for v in interval([1.0, 2.0, 3.0])]  # t = 4.303, s = 1
     [2.0, -0.484, 4.484]
     """
-    values = np.asarray(values, "float64")
-    mean, count = float(np.mean(values)), len(values)
-    if count < 2:
-        return Interval(mean, np.nan, np.nan)
-    half = float(stats.t.ppf(0.975, count - 1) * np.std(values, ddof=1) / np.sqrt(count))
+    values, count = np.asarray(values, "float64"), len(values)
+    with np.errstate(invalid="ignore", over="ignore"):  # infinity less infinity, and what is beyond the largest number
+        mean = float(np.mean(values))
+        if count < 2 or not np.isfinite(values).all():
+            return Interval(mean, np.nan, np.nan)
+        half = float(stats.t.ppf(0.975, count - 1) * np.std(values, ddof=1) / np.sqrt(count))
     return Interval(mean, mean - half, mean + half)
+
+
+def numbers(column):
+    """A column of a table as float64; NaN where there is no number."""
+    return pd.to_numeric(column, errors="coerce").astype("float64")
 
 
 def verdict(claim, difference, margin=None):
@@ -70,7 +77,7 @@ def compare(finding, cells, evaluations, keys):
 
     Args:
         finding: see `spec`.
-        cells: dict, name -> parameters; the finished ones.
+        cells: dict, name -> its place in the grid; the finished ones.
         evaluations: dict, name -> the cell's evaluation.csv as a DataFrame.
         keys: the parameters that vary, `seed` aside.
 
@@ -81,13 +88,12 @@ def compare(finding, cells, evaluations, keys):
     sides: list[dict[str, Any]] = [{}, {}]
     why = ""
     for side, setting in zip(sides, finding["compare"], strict=True):
-        for name, parameters in cells.items():
-            if matches(parameters, setting):
+        for name, place in cells.items():
+            if matches(place, setting):
                 value, missing = _value(finding, evaluations[name])
                 why = why or missing
-                if not missing:
-                    rest = {key: parameters[key] for key in others}
-                    side[cell_name({**rest, "seed": parameters["seed"]})] = parameters["seed"], value
+                if not np.isnan(value):
+                    side[cell_name(setting_of(place, (*others, "seed")))] = place["seed"], value
     by_seed: dict[int, list] = {}
     for pair, (seed, value) in sides[0].items():
         if pair in sides[1]:
@@ -102,17 +108,18 @@ def compare(finding, cells, evaluations, keys):
 
 
 def _value(finding, evaluation):
-    """(the metric, "") of a cell, or (NaN, why there is none)."""
+    """(the metric, what is wrong with it) of a cell; NaN where there is none."""
     metric, last = finding["metric"], "final"
     if metric not in evaluation:
         return np.nan, f"evaluation.csv has no column {metric}"
     column = evaluation.set_index("step")[metric]
     steps = [finding.get("at", last), *([finding["since"]] if "since" in finding else [])]
-    values = []
+    values, why = [], ""
     for step in steps:
         if step != last and step not in column.index:
             return np.nan, f"evaluation.csv has no step {step}, but {', '.join(map(str, column.index))}"
-        values.append(column.iloc[-1] if step == last else column[step])
+        found = column.iloc[-1] if step == last else column[step]
+        values.append(numbers(pd.Series([found]))[0])
         if not np.isfinite(values[-1]):
-            return np.nan, f"{metric} is empty at step {step}"
-    return float(values[0] - sum(values[1:])), ""
+            why = f"{metric} is {'empty' if pd.isna(found) else found} at step {step}"
+    return float(values[0] - sum(values[1:])), why

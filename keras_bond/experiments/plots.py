@@ -1,7 +1,9 @@
 """The pictures."""
 
+import matplotlib
 import numpy as np
 from keras import ops
+from matplotlib import font_manager
 from matplotlib.figure import Figure
 
 from keras_bond import tabular
@@ -9,8 +11,11 @@ from keras_bond.ops import best_of_n_kl, best_of_n_win_rate, expected_jbond_rewa
 
 BLUE, ORANGE, GREY = "#2b6cb0", "#c05621", "#718096"
 COLOURS = (BLUE, ORANGE, "#2f855a", "#6b46c1", "#b7791f", "#0987a0", "#b83280")
+PLAIN_TEXT = {"text.parse_math": False, "text.usetex": False}
+"""For figures that show a user's words, in which two dollar signs are no formula."""
 
 
+@matplotlib.rc_context(PLAIN_TEXT)
 def training_figure(steps, path, points, title, name="J-BOND"):
     """Reward and KL against the step, and win rate against KL under the frontier.
 
@@ -67,6 +72,7 @@ def training_figure(steps, path, points, title, name="J-BOND"):
     return figure
 
 
+@matplotlib.rc_context(PLAIN_TEXT)
 def held_out_figure(path, metrics, title):
     """Estimates of the held-out evaluations against the step, a panel for each.
 
@@ -109,6 +115,7 @@ def calibration_figure(parts):
     return figure
 
 
+@matplotlib.rc_context(PLAIN_TEXT)
 def memory_figure(memories, microbatch_size=4, gib=(15, 40, 80)):
     """What an update holds, as stacked bars, beside the memory of accelerators.
 
@@ -297,6 +304,16 @@ def _note(axes, text, place, **kwargs):
     axes.annotate(text, place, color=GREY, fontsize=8, **kwargs)
 
 
+def drawable(text):
+    """A text with the numbers of those characters that the font lacks.
+
+    >>> print(drawable("n = \N{CJK UNIFIED IDEOGRAPH-65E5}"))
+    n = \\u65e5
+    """
+    known = font_manager.get_font(font_manager.findfont(font_manager.FontProperties())).get_charmap()
+    return "".join(c if ord(c) in known else c.encode("unicode_escape").decode() for c in text)
+
+
 DASHES = ("solid", (0, (5, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1.5, 2)))
 
 
@@ -305,6 +322,7 @@ def setting_style(i):
     return {"color": COLOURS[i % len(COLOURS)], "linestyle": DASHES[i // len(COLOURS) % len(DASHES)]}
 
 
+@matplotlib.rc_context(PLAIN_TEXT)
 def against_step_figure(settings, metric, label, points=()):
     """A metric against the update, a line for each setting: means over seeds with their 95 % intervals.
 
@@ -328,7 +346,7 @@ def against_step_figure(settings, metric, label, points=()):
         if batches is not None:
             step, mean = np.asarray(batches).T
             window = min(15, 1 + len(mean) // 6)
-            smooth = np.convolve(mean, np.ones(window) / window, mode="valid")
+            smooth = np.convolve(np.where(np.isfinite(mean), mean, np.nan), np.ones(window) / window, mode="valid")
             axes.plot(step[window - 1 :], smooth, linewidth=1, alpha=0.45, **style)
             drawn.append(smooth)
         rows = _rows_of(held_out, metric)
@@ -342,11 +360,12 @@ def against_step_figure(settings, metric, label, points=()):
         _note(axes, f"Best-of-{point['n']}", (axes.get_xlim()[0], point[metric]), xytext=(4, 2), textcoords="offset points")
     _frame(axes, drawn)
     axes.xaxis.get_major_locator().set_params(integer=True)
-    axes.set(xlabel="update", ylabel=label)
+    axes.set(xlabel="update", ylabel=drawable(label))
     _finish(axes)
     return figure
 
 
+@matplotlib.rc_context(PLAIN_TEXT)
 def against_kl_figure(settings, metric, label, points=()):
     """What was reached against the KL that was spent, along the run; for the win rate with the frontier.
 
@@ -361,7 +380,7 @@ def against_kl_figure(settings, metric, label, points=()):
     """
     figure, axes = _panel()
     spent = [_rows_of(held_out, "kl") for held_out in settings]
-    widest = 1.08 * max([0.1, *(float(rows["mean"].max()) for rows in spent), *(p["kl"] for p in points)])
+    widest = 1.08 * np.nanmax(np.concatenate([[0.1], *(rows["mean"] for rows in spent), [p["kl"] for p in points]]))
     if metric == "win_rate":
         _frontier(axes, widest, points)
         axes.legend(frameon=False, fontsize=8, loc="lower right")
@@ -375,17 +394,20 @@ def against_kl_figure(settings, metric, label, points=()):
         bars = {"xerr": _seed_bars(kl), "yerr": _seed_bars(rows), "elinewidth": 0.8, "marker": "o", "markersize": 4}
         axes.errorbar(kl["mean"], rows["mean"], linewidth=1.2, **bars, **setting_style(i))
     _frame(axes, [[point[metric] for point in points], *(_rows_of(held_out, metric)["mean"] for held_out in settings)])
-    axes.set(xlabel="KL to the reference (nats)", ylabel=label, title="", xlim=(-0.03 * widest, widest))
+    axes.set(xlabel="KL to the reference (nats)", ylabel=drawable(label), title="", xlim=(-0.03 * widest, widest))
     _finish(axes)
     return figure
 
 
 def _frame(axes, drawn):
     """As high as the means and Best-of-N need, with half as much above and below: wide intervals leave the picture."""
-    low, high = (float(extreme(np.concatenate(drawn))) for extreme in (np.nanmin, np.nanmax))
+    drawn = np.concatenate(drawn)
+    low, high = (
+        extreme(drawn, initial=first, where=np.isfinite(drawn)) for extreme, first in ((np.min, np.inf), (np.max, -np.inf))
+    )
     room = 0.5 * (high - low)
     bottom, top = axes.get_ylim()
-    if room:
+    if room > 0:
         axes.set_ylim(max(bottom, low - room), min(top, high + room))
 
 
@@ -395,7 +417,9 @@ def _panel():
 
 
 def _rows_of(held_out, metric):
-    return held_out[held_out.index.get_level_values("metric") == metric].droplevel("metric")
+    """Of one metric, by step; what is infinite is not drawn."""
+    rows = held_out[held_out.index.get_level_values("metric") == metric].droplevel("metric").astype("float64")
+    return rows.where(np.isfinite(rows))
 
 
 def _seed_bars(rows):

@@ -1,11 +1,73 @@
 """Where a result comes from: the code, and what it ran on; and a record of it that is never half written."""
 
 import collections
+import datetime
+import hashlib
 import importlib.metadata
+import json
 import os
 import pathlib
 import platform
 import subprocess
+import time
+
+from keras_bond.experiments.values import json_of
+
+
+def sources_of(notebook):
+    """Digests of the code that makes a run, a dict: that of its `Notebook`, and that of this package."""
+    package = pathlib.Path(__file__).parents[1]
+    files = sorted(path for path in package.rglob("*.py"))
+    code = (text for path in files for text in (path.relative_to(package).as_posix(), path.read_text(encoding="utf-8")))
+    return {"notebook": notebook.digest, "keras_bond": digest(code)}
+
+
+def digest(texts):
+    """Twelve letters and figures that a sequence of texts determines.
+
+    >>> digest(["a", "b"]) == digest(["a", "b"]), digest(["a", "b"]) == digest(["ab"])
+    (True, False)
+    """
+    return hashlib.sha256(json.dumps([*texts]).encode()).hexdigest()[:12]
+
+
+def record(path, parameters, error, started, output, sources):
+    """Write `run.json` to `output`; returns what is in it.
+
+    Its keys: `notebook`, `parameters` (all of them, with the values that the kernel had: where JSON has no such value, its
+    `repr`; if the run did not come so far, those that were set), `status` ("ok" or "failed"), `error` (a line, or None),
+    `seconds`, `date`, `backend`, `device` (as the notebook wrote it to `device.txt`, or else the machine), `revision` (of
+    the notebook's git repository, or None), `sources` (the digests of the notebook's code and of this package), `versions`.
+    """
+    device = output / "device.txt"
+    result = {
+        "notebook": path.stem,
+        "parameters": {name: json.loads(json_of(its)) for name, its in parameters.items()},
+        "status": "failed" if error else "ok",
+        "error": error,
+        "seconds": round(time.time() - started, 1),
+        "date": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
+        "backend": os.environ.get("KERAS_BACKEND", "jax"),
+        "device": device.read_text(encoding="utf-8").strip() if device.is_file() else host(),
+        "revision": revision(path.parent),
+        "sources": sources,
+        "versions": versions(),
+    }
+    write_whole(output / "run.json", json.dumps(result, indent=2) + "\n")
+    return result
+
+
+def record_of(folder):
+    """What is in `run.json` of a folder; None where there is none."""
+    try:
+        return json.loads((pathlib.Path(folder) / "run.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def is_finished(record, sources):
+    """Whether a run has its result, made by these sources: see `sources_of`."""
+    return record is not None and record["status"] == "ok" and record.get("sources") == sources
 
 
 def revision(folder):

@@ -13,6 +13,7 @@ import io
 import json
 import math
 import pathlib
+import re
 from typing import NamedTuple
 
 import jinja2
@@ -21,11 +22,11 @@ import pandas as pd
 from matplotlib.lines import Line2D
 
 from keras_bond.evaluation import UNITS
-from keras_bond.experiments.cell import record_of
-from keras_bond.experiments.findings import VERDICTS, compare, interval
-from keras_bond.experiments.plots import against_kl_figure, against_step_figure, setting_style
-from keras_bond.experiments.provenance import write_whole
-from keras_bond.experiments.spec import cell_name, setting_of
+from keras_bond.experiments.findings import VERDICTS, compare, interval, numbers
+from keras_bond.experiments.plots import PLAIN_TEXT, against_kl_figure, against_step_figure, drawable, setting_style
+from keras_bond.experiments.provenance import is_finished, record_of, write_whole
+from keras_bond.experiments.spec import cell_name, label_of, setting_of
+from keras_bond.experiments.values import text_of
 
 SHOWN = (
     "reward",
@@ -54,6 +55,8 @@ class Setting(NamedTuple):
     """Names of the finished ones."""
     intervals: pd.DataFrame
     """(metric, step) -> `seeds`, `mean`, `low`, `high`."""
+    last: pd.DataFrame
+    """metric -> the same, of the last evaluation of each seed."""
 
 
 class Plot(NamedTuple):
@@ -107,7 +110,7 @@ def run(folder, say=print):
         "intervals.csv": pd.concat([part for part in parts if len(part)])[columns].to_csv(index=False),
     }
     (folder / "figures").mkdir(exist_ok=True)
-    files |= {f"figures/{plot.title.lower().replace(' ', '_')}.png": plot.png for plot in plots}
+    files |= {f"figures/{re.sub(r'[^a-z0-9.+-]+', '_', plot.title.lower())}.png": plot.png for plot in plots}
     for name, content in files.items():
         write_whole(folder / name, content)
     counts = {verdict: sum(c.verdict == verdict for c in comparisons) for verdict in VERDICTS}
@@ -130,21 +133,23 @@ def load(folder):
     tables = {
         name: {table: _read(folder / "cells" / name / f"{table}.csv", column) for table, column in _TABLES.items()}
         for name, record in records.items()
-        if record is not None and record["status"] == "ok"
+        if is_finished(record, plan.get("sources"))
     }
     if not tables:
         raise ValueError(
             f"argument DIR: expected a sweep with a finished cell, {str(folder)!r} has none; run the sweep again"
         )
     groups: dict = {}
-    for name, parameters in plan["cells"].items():
-        place = setting_of(parameters, plan["keys"])
-        groups.setdefault((cell_name(place), _words(place) or plan["name"]), []).append(name)
+    for name, place in plan["cells"].items():
+        setting = setting_of(place, plan["keys"])
+        groups.setdefault((cell_name(setting), label_of(setting) or plan["name"]), []).append(name)
     settings = []
     for (setting, label), names in groups.items():
         done = [name for name in names if name in tables]
-        settings.append(Setting(setting, label, done, _intervals([tables[name]["evaluation"] for name in done])))
-    points = pd.concat([each["best_of_n"] for each in tables.values()]).groupby("n", as_index=False).mean(numeric_only=True)
+        evaluations = [tables[name]["evaluation"] for name in done]
+        last = _intervals([table.tail(1).assign(step=0) for table in evaluations]).droplevel("step")
+        settings.append(Setting(setting, label, done, _intervals(evaluations), last))
+    points = pd.concat([each["best_of_n"].apply(numbers) for each in tables.values()]).groupby("n", as_index=False).mean()
     return Sweep(plan, records, tables, settings, points.to_dict("records"))
 
 
@@ -156,34 +161,46 @@ def _read(path, column):
         table = pd.read_csv(path)
     except (OSError, ValueError) as error:
         raise ValueError(f"argument DIR: {str(path)!r} is no table: {' '.join(str(error).split())}") from error
-    if column not in table or table.empty:
-        raise ValueError(f"argument DIR: {str(path)!r}: expected rows with a column `{column}`, received {list(table)}")
+    places = numbers(table[column]) if column in table else pd.Series()
+    if not len(places) or places.duplicated().any() or not (places % 1 == 0).all():
+        expected = f"rows with a column `{column}` of distinct integers"
+        raise ValueError(f"argument DIR: {str(path)!r}: expected {expected}, received {list(table)}, {list(places)[:9]}")
     return table
 
 
 def _intervals(evaluations):
     rows = {}
-    together = pd.concat(evaluations) if evaluations else pd.DataFrame()
-    for metric in together.select_dtypes("number"):
+    together = pd.concat([table.apply(numbers) for table in evaluations]) if evaluations else pd.DataFrame()
+    for metric in together:
         if metric != "step" and not metric.endswith(("_low", "_high")):
             for step, values in together.dropna(subset=metric).groupby("step")[metric]:
-                rows[metric, step] = [len(values), *interval(values)]
+                rows[metric, int(step)] = [len(values), *interval(values)]
     index = pd.MultiIndex.from_tuples(rows, names=["metric", "step"])
     return pd.DataFrame(list(rows.values()), index=index, columns=["seeds", "mean", "low", "high"])
 
 
 def _results(sweep):
     plan, rows = sweep.plan, []
-    metrics = {column for tables in sweep.tables.values() for column in tables["evaluation"]}
-    for name, parameters in plan["cells"].items():
-        place = {f"parameter_{key}" if key in metrics else key: parameters[key] for key in plan["keys"]}
+    taken = {"cell", "status", *(column for tables in sweep.tables.values() for column in tables["evaluation"])}
+    for name, place in plan["cells"].items():
+        place = {f"parameter_{key}" if key in taken and key != "seed" else key: its for key, its in place.items()}
+        place = {key: its if type(its) in (int, float) else text_of(its) for key, its in place.items()}
         last = sweep.tables[name]["evaluation"].iloc[-1].to_dict() if name in sweep.tables else {}
-        rows.append({"cell": name, **place, "seed": parameters["seed"], "status": _status(sweep.records[name]), **last})
-    return pd.DataFrame(rows).astype({"step": "Int64"})
+        rows.append({**last, "cell": name, **place, "status": _status(sweep, name)[0]})
+    columns = ["cell", *place, "status"]
+    frame = pd.DataFrame(rows).astype({"step": "Int64"})
+    return frame[[*columns, *(column for column in frame if column not in columns)]]
 
 
-def _status(record):
-    return "missing" if record is None else record["status"]
+def _status(sweep, name):
+    """(a word, what is to be known about it)."""
+    record = sweep.records[name]
+    if record is None:
+        return "missing", "not run yet"
+    if record["status"] == "ok" and name not in sweep.tables:
+        sources = ", ".join(f"{key} {its}" for key, its in (record.get("sources") or {"sources": "unknown"}).items())
+        return "outdated", f"made by other sources ({sources}): run the sweep again with --rerun"
+    return record["status"], record["error"]
 
 
 def _evaluated(sweep):
@@ -198,8 +215,7 @@ def _page(sweep, comparisons, plots):
     figures: dict = {}
     for comparison in comparisons:
         figures.setdefault(comparison.finding.get("figure"), []).append(_finding(comparison))
-    fixed = {k: v for k, v in next(iter(plan["cells"].values())).items() if k not in (*plan["keys"], "seed")}
-    unfinished = {name: record for name, record in sweep.records.items() if name not in sweep.tables}
+    finished = [sweep.records[name] for name in sweep.tables]
     template = jinja2.Environment(
         loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent),
         autoescape=True,
@@ -213,19 +229,19 @@ def _page(sweep, comparisons, plots):
         total=len(sweep.records),
         least=min(len(setting.cells) for setting in settings if setting.cells),
         legend=legend,
-        metrics=[{"label": label_of(metric), "unit": unit_of(metric)} for metric in metrics],
+        metrics=[{"label": title_of(metric), "unit": unit_of(metric)} for metric in metrics],
         rows=[
             (key, len(s.cells), [_last(s, metric) for metric in metrics]) for key, s in zip(legend, settings, strict=True)
         ],
         figures=figures,
         plots=plots,
         best_of_n=[(int(p["n"]), [number(p[m]) if m in p else "" for m in metrics]) for p in sweep.points],
-        fixed=_words(fixed, "; "),
-        provenance=_provenance([sweep.records[name] for name in sweep.tables]),
-        unfinished=[(name, _status(r), r["error"] if r else "not run yet") for name, r in unfinished.items()],
+        provenance=_provenance(plan, finished),
+        unfinished=[(name, *_status(sweep, name)) for name in sweep.records if name not in sweep.tables],
     )
 
 
+@matplotlib.rc_context(PLAIN_TEXT)
 def _plots(sweep, comparisons):
     """The figures, a list of `Plot`: reward and KL, what findings name, and what there is beside."""
     there, named = _evaluated(sweep), [comparison.finding["metric"] for comparison in comparisons]
@@ -234,31 +250,37 @@ def _plots(sweep, comparisons):
     for metric in dict.fromkeys(["reward", "kl", *(name for name in named if name not in last), *last]):
         if metric in there:
             batches = [_batches(sweep, setting, IN_TRAINING.get(metric)) for setting in sweep.settings]
-            points = [p for p in sweep.points if metric in p and metric != "kl"]
+            points = _points(sweep, metric) if metric != "kl" else []
             figure = against_step_figure(list(zip(batches, held_out, strict=True)), metric, axis_of(metric), points)
-            plots.append(_plot(figure, f"{label_of(metric)} against the update", sweep.settings))
+            plots.append(_plot(figure, f"{title_of(metric)} against the update", sweep.settings))
     for metric in ("win_rate", "reward"):
         if {metric, "kl"} <= there:
-            points = [p for p in sweep.points if {metric, "kl"} <= p.keys()]
-            figure = against_kl_figure(held_out, metric, axis_of(metric), points)
-            plots.append(_plot(figure, f"{label_of(metric)} against KL", sweep.settings))
+            figure = against_kl_figure(held_out, metric, axis_of(metric), _points(sweep, metric, "kl"))
+            plots.append(_plot(figure, f"{title_of(metric)} against KL", sweep.settings))
     return plots
+
+
+def _points(sweep, *metrics):
+    """Best-of-N, where it has these figures."""
+    return [point for point in sweep.points if all(math.isfinite(point.get(metric, math.nan)) for metric in metrics)]
 
 
 def _batches(sweep, setting, column):
     """(step, mean over seeds) rows of the training batches; None where there are none."""
     tables = [sweep.tables[name]["metrics"] for name in setting.cells]
-    tables = [table for table in tables if column in table]
-    return pd.concat(tables).groupby("step")[column].mean().reset_index().to_numpy() if tables else None
+    tables = [table[["step", column]].apply(numbers) for table in tables if column in table]
+    return pd.concat(tables).groupby("step").mean().reset_index().to_numpy() if tables else None
 
 
 def _plot(figure, title, settings):
     svg, png = io.BytesIO(), io.BytesIO()
     with matplotlib.rc_context({"svg.hashsalt": "keras_bond"}):  # or its ids would be new every time
         figure.savefig(svg, format="svg", metadata={"Date": None})
-    key = [Line2D([], [], label=setting.label, **setting_style(i)) for i, setting in enumerate(settings)]
-    figure.legend(handles=key, loc="outside upper center", ncols=2, frameon=False, fontsize="small")  # the page has its own
-    figure.savefig(png, format="png", dpi=110)
+    lines = [Line2D([], [], **setting_style(i)) for i, _ in enumerate(settings)]
+    key = figure.legend(lines, range(len(lines)), loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2, frameon=False)
+    for text, setting in zip(key.get_texts(), settings, strict=True):  # a label that begins with `_` would be left out
+        text.set(text=drawable(setting.label), fontsize="small")
+    figure.savefig(png, format="png", dpi=110, bbox_inches="tight")  # the page has a legend of its own
     return Plot(title, "data:image/svg+xml;base64," + base64.b64encode(svg.getvalue()).decode(), png.getvalue())
 
 
@@ -269,17 +291,17 @@ def _swatch(i):
 
 
 def _last(setting, metric):
-    """(mean, interval) of the last step, as text."""
-    rows = setting.intervals[setting.intervals.index.get_level_values("metric") == metric]
-    if rows.empty:
+    """(mean, interval) of the last evaluations, as text."""
+    if metric not in setting.last.index:
         return "", ""
-    _, mean, low, high = rows.iloc[-1]
-    return number(mean), "" if math.isnan(low) else f"{number(low)} to {number(high)}"
+    seeds, mean, low, high = setting.last.loc[metric]
+    few = "" if seeds == len(setting.cells) else f"{seeds:.0f} of {len(setting.cells)} seeds"
+    return number(mean), ", ".join(filter(None, ["" if math.isnan(low) else f"{number(low)} to {number(high)}", few]))
 
 
 def _finding(comparison):
     finding, difference = comparison.finding, comparison.difference
-    first, second = (_words(setting) for setting in finding["compare"])
+    first, second = (label_of(setting) for setting in finding["compare"])
     claim = f"within ±{finding['margin']:g}" if finding["claim"] == "equal" else finding["claim"]
     when = f"gained since step {finding['since']}, " if "since" in finding else ""
     at = finding.get("at", "final")
@@ -287,34 +309,35 @@ def _finding(comparison):
         "says": finding["says"],
         "verdict": comparison.verdict,
         "class": comparison.verdict.replace(" ", "-"),
-        "compared": f"{label_of(finding['metric'])}, {when}{'last evaluation' if at == 'final' else f'step {at}'}",
+        "compared": f"{title_of(finding['metric'])}, {when}{'last evaluation' if at == 'final' else f'step {at}'}",
         "sides": f"{first} less {second}",
         "claim": claim,
-        "difference": "" if math.isnan(difference.mean) else f"{number(difference.mean, sign=True)}",
+        "difference": number(difference.mean, sign=True),
         "interval": "" if math.isnan(difference.low) else " to ".join(number(v, sign=True) for v in difference[1:]),
         "seeds": comparison.seeds,
         "why": comparison.why,
     }
 
 
-def _provenance(records):
+def _provenance(plan, records):
     """What the finished cells were run with; more than one value where they differ."""
-    found = {}
+    sources = plan.get("sources") or dict.fromkeys(("notebook", "keras_bond"), "not recorded")
+    found = {"notebook": f"{plan['notebook']}, digest of its code: {sources['notebook']}"}
+    found |= {"keras_bond": f"digest of its code: {sources['keras_bond']}"}
     for key in ("backend", "device", "revision"):
         found[key] = ", ".join(sorted({str(record[key]) for record in records if record[key]})) or "not in git"
-    names = {f"{name} {version}" for record in records for name, version in record["versions"].items()}
-    return {**found, "versions": ", ".join(sorted(names))}
+    found["versions"] = ", ".join(sorted({f"{k} {v}" for record in records for k, v in record["versions"].items()}))
+    had: dict = {}
+    for name, its in (item for record in records for item in record["parameters"].items()):
+        if name not in (*plan["keys"], "seed", "output"):
+            had.setdefault(name, {})[label_of({name: its})] = None
+    return {**found, "parameters": "; ".join(" or ".join(each) for each in had.values())}
 
 
-def _words(values, separator=", "):
-    words = (f"{key} = {value if isinstance(value, str) else json.dumps(value)}" for key, value in values.items())
-    return separator.join(words)
-
-
-def label_of(metric):
+def title_of(metric):
     """A metric's name for people.
 
-    >>> label_of("backward_kl_best_of_n"), label_of("win_rate"), label_of("kl")
+    >>> title_of("backward_kl_best_of_n"), title_of("win_rate"), title_of("kl")
     ('Backward KL to Best-of-N', 'Win rate', 'KL')
     """
     words = metric.replace("_kl_best_of_n", "_KL to Best-of-N").replace("_", " ")
@@ -327,7 +350,7 @@ def axis_of(metric):
     >>> axis_of("kl"), axis_of("reward")
     ('KL (nats)', 'Reward')
     """
-    return label_of(metric) + (f" ({unit_of(metric)})" if unit_of(metric) else "")
+    return title_of(metric) + (f" ({unit_of(metric)})" if unit_of(metric) else "")
 
 
 def unit_of(metric):
@@ -337,9 +360,9 @@ def unit_of(metric):
 
 
 def number(value, sign=False):
-    r"""Three places, and a minus that is one.
+    r"""Three places, and a minus that is one; nothing where there is no number.
 
-    >>> number(0.25, sign=True), number(-0.25) == "\N{MINUS SIGN}0.250"
-    ('+0.250', True)
+    >>> number(0.25, sign=True), number(-0.25) == "\N{MINUS SIGN}0.250", number(math.inf), number(math.nan)
+    ('+0.250', True, 'inf', '')
     """
-    return f"{value:{'+' if sign else ''}z.3f}".replace("-", "\N{MINUS SIGN}")
+    return "" if math.isnan(value) else f"{value:{'+' if sign else ''}z.3f}".replace("-", "\N{MINUS SIGN}")

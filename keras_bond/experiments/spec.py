@@ -3,7 +3,7 @@
 name: ema                          # required; also the title of the report, if there is no `title`
 title: EMA against hard updates
 notebook: 01_quickstart            # required; a file, or the name of one in ./notebooks
-parameters: {steps: 90, beta: 0.5} # the same in every cell; the notebook's own are the defaults
+parameters: {steps: 90, beta: 0.5} # the same in every cell; what is named nowhere stays as the notebook has it
 grid: {eta: [0.01, 0.05], n: [2, 4]}  # every combination; or a list of such grids: all of theirs
 seeds: [0, 1, 2]                   # required; an interval needs two
 findings:
@@ -26,8 +26,9 @@ from typing import NamedTuple
 
 import yaml
 
-from keras_bond.experiments import run
+from keras_bond.experiments import notebook as notebooks
 from keras_bond.experiments.results import PARAMETERS
+from keras_bond.experiments.values import is_json, text_of
 
 CLAIMS = ("higher", "lower", "equal")
 _KEYS = {
@@ -48,11 +49,15 @@ class Spec(NamedTuple):
 
     name: str
     title: str
-    notebook: pathlib.Path
+    notebook: notebooks.Notebook
     keys: list
     """The parameters that vary, `seed` aside."""
+    parameters: dict
+    """Those that are the same in every cell."""
     cells: dict
-    """Name of the cell -> all parameters of the notebook, `output` aside."""
+    """Name of the cell -> its place: `seed`, and a value for each of `keys`."""
+    given: dict
+    """Name of the cell -> what the notebook is given, `output` aside."""
     findings: list
     text: str
     """The file."""
@@ -79,25 +84,36 @@ def read(path):
 
 
 def cell_name(values):
-    """A readable folder name that these values determine, and no others do.
+    """A readable folder name that these values determine, and no others do; no file system takes two of them for one.
 
     >>> cell_name({"eta": 0.02, "anchor": "ema", "seed": 1})
     'eta=0.02,anchor=ema,seed=1'
-    >>> cell_name({"reward": "my module:f", "n": "4"})
-    'reward=my-module-f-964e8b,n=4-2bf175'
+    >>> cell_name({"reward": "my module:f", "anchor": "EMA"})
+    'reward=my-module-f-964e8b,anchor=EMA-af9daf'
     """
     name = ",".join(f"{key}={_word(value)}" for key, value in values.items())
-    return name if len(name) <= 200 else f"{name[:190]}-{_digest(name)}"
+    short = name.encode()[:190].decode(errors="ignore")
+    return name if len(name.encode()) <= 200 else f"{short}-{_digest(name)}"
 
 
-def setting_of(parameters, keys):
+def label_of(values):
+    """The same for people: each value as it is typed, but for the end of a long one.
+
+    >>> label_of({"eta": 0.02, "n": "4", "anchor": None})
+    'eta = 0.02, n = "4", anchor = null'
+    """
+    texts = {key: text_of(value) for key, value in values.items()}
+    return ", ".join(f"{k} = {text if len(text) <= 60 else f'{text[:48]}... {_digest(text)}'}" for k, text in texts.items())
+
+
+def setting_of(place, keys):
     """The values of the grid in a cell, a dict."""
-    return {key: parameters[key] for key in keys}
+    return {key: place[key] for key in keys}
 
 
-def matches(parameters, setting):
-    """Whether a cell has these values."""
-    return all(parameters[key] == value for key, value in setting.items())
+def matches(place, setting):
+    """Whether a cell has these values: 1 is neither 1.0 nor true."""
+    return all(text_of(place[key]) == text_of(value) for key, value in setting.items())
 
 
 class _SpecError(ValueError):
@@ -130,7 +146,7 @@ def _checked(loaded, text):
         if not isinstance(loaded.get(key, ""), str) or not loaded.get(key, "x").strip():
             raise _wrong(key, "text", repr(loaded[key]), "write it in quotes if it is a number")
     notebook = _notebook(loaded["notebook"])
-    defaults = run.parameters_of(notebook)
+    defaults = notebook.parameters
     for name in PARAMETERS:
         if name not in defaults:
             known = ", ".join(defaults) or "none"
@@ -156,25 +172,32 @@ def _checked(loaded, text):
     ):
         raise _wrong("seeds", "a list of different integers of at least 0", repr(seeds), "write `seeds: [0, 1, 2]`")
     keys = list(dict.fromkeys(name for grid in grids for name in grid))
-    cells = {}
+    cells, given = {}, {}
     for grid in grids:
+        own = {key: defaults[key] for key in keys if key not in grid and key not in fixed}
+        for name, default in own.items():
+            if isinstance(default, notebooks.Source):
+                expected = "a value in each grid, since the notebook's own is no literal"
+                raise _wrong(
+                    f"grid.{name}", expected, f"none beside {', '.join(grid)}", "add it to that grid, or to `parameters`"
+                )
         for point in itertools.product(*grid.values()):
-            parameters = {**defaults, **fixed, **dict(zip(grid, point, strict=True))}
-            del parameters["output"]
             for seed in seeds:
-                cells[cell_name({**setting_of(parameters, keys), "seed": seed})] = {**parameters, "seed": seed}
+                its = {**fixed, **dict(zip(grid, point, strict=True)), "seed": seed}
+                place = {key: {**own, **its}[key] for key in (*keys, "seed")}
+                cells[cell_name(place)], given[cell_name(place)] = place, its
     findings = loaded.get("findings") or []
     if not isinstance(findings, list):
         raise _wrong("findings", "a list", _kind(findings), "begin each finding with `- `")
     for i, finding in enumerate(findings):
         _check_finding(f"findings[{i}]", finding, keys, cells)
     name = loaded["name"].strip()
-    return Spec(name, loaded.get("title", name).strip(), notebook, keys, cells, findings, text)
+    return Spec(name, loaded.get("title", name).strip(), notebook, keys, fixed, cells, given, findings, text)
 
 
 def _notebook(name):
     try:
-        return run.find(name)
+        return notebooks.read(name)
     except ValueError as error:
         raise _SpecError(f"`notebook`: {str(error).removeprefix('argument NOTEBOOK: ')}; correct it") from error
 
@@ -187,12 +210,10 @@ def _check_parameters(key, values, defaults, notebook):
             raise _wrong(f"{key}.{name}", "no such key", repr(value), "use `seeds`" if name == "seed" else "use --output")
         if name not in defaults:
             known = ", ".join(n for n in defaults if n not in ("seed", "output"))
-            raise _wrong(f"{key}.{name}", f"a parameter of {notebook.stem} ({known})", repr(name), "correct the name")
-        try:
-            json.dumps(value)
-        except TypeError:
-            expected = "numbers, text, true, false, null or lists of them"
-            raise _wrong(f"{key}.{name}", expected, repr(value), "write it in quotes") from None
+            raise _wrong(f"{key}.{name}", f"a parameter of {notebook.path.stem} ({known})", repr(name), "correct the name")
+        if not is_json(value):
+            expected = "numbers, text, true, false, null, or lists of them, or mappings from text to them"
+            raise _wrong(f"{key}.{name}", expected, repr(value), "write it in quotes")
 
 
 def _check_finding(key, finding, keys, cells):
@@ -204,9 +225,9 @@ def _check_finding(key, finding, keys, cells):
     for name in _REQUIRED:
         if finding.get(name) is None:
             raise _wrong(f"{key}.{name}", "a value", "none", "add it")
-    for name in ("says", "metric"):
-        if not isinstance(finding[name], str):
-            raise _wrong(f"{key}.{name}", "text", repr(finding[name]), "write it in quotes")
+    for name, kinds, expected in (("says", str, "text"), ("metric", str, "text"), ("figure", str | int, "a number or text")):
+        if not isinstance(finding.get(name, ""), kinds):
+            raise _wrong(f"{key}.{name}", expected, repr(finding[name]), "write it in quotes")
     claim, margin = finding["claim"], finding.get("margin")
     if claim not in CLAIMS:
         raise _wrong(f"{key}.claim", f"one of {', '.join(CLAIMS)}", repr(claim), "correct it")
@@ -220,7 +241,9 @@ def _check_finding(key, finding, keys, cells):
             words = "an integer of at least 0" + (" or final" if name == "at" else "")
             raise _wrong(f"{key}.{name}", words, repr(step), "name a step of evaluation.csv")
     compare = finding["compare"]
-    if not (isinstance(compare, list) and len(compare) == 2 and all(isinstance(s, dict) and s for s in compare)):
+    if not (
+        isinstance(compare, list) and len(compare) == 2 and all(isinstance(s, dict) and s and is_json(s) for s in compare)
+    ):
         raise _wrong(f"{key}.compare", "two settings of the grid", repr(compare), "write `[{eta: 0.1}, {eta: 0.01}]`")
     if set(compare[0]) != set(compare[1]):
         raise _wrong(f"{key}.compare", "two settings of the same parameters", repr(compare), "name them in both")
@@ -243,9 +266,9 @@ def _repeated(values):
 
 
 def _word(value):
-    text = value if isinstance(value, str) and isinstance(run.value(value), str) else json.dumps(value)
-    safe = re.sub(r"[^\w.+-]+", "-", text).strip("-")[:40]
-    return safe if safe == text else f"{safe}-{_digest(text)}"
+    text = text_of(value)
+    safe = re.sub(r"[^a-zA-Z0-9_.+-]+", "-", text).strip("-")[:40]
+    return safe if safe == text.lower() else f"{safe}-{_digest(text)}"
 
 
 def _digest(text):

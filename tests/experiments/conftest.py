@@ -7,7 +7,7 @@ PARAMETERS = """
 profile = "full"
 eta = 0.1
 anchor = "ema"
-broken = ""  # the eta that fails
+mishap = ""  # "raises", "mute" or "killed"
 tally = ""  # a file that gets a line from every run that ends
 pause = ""  # a file: while it is there, nothing goes on, and there is another, `...d`
 seed = 0
@@ -15,14 +15,19 @@ output = "runs"
 """
 
 BODY = """
-import csv, os, pathlib, random, time
+import csv, os, pathlib, random, signal, sys, time
 
 pathlib.Path(output).mkdir(parents=True, exist_ok=True)
 while pause and os.path.exists(pause):
     pathlib.Path(pause + "d").touch()
     time.sleep(0.05)
-if str(eta) == broken:
+if mishap == "raises":
     raise ValueError(f"eta {eta} is broken")
+if mishap == "killed":
+    os.kill(os.getppid(), signal.SIGKILL)
+    time.sleep(60)
+if mishap == "mute":
+    sys.exit()
 noise = random.Random(f"{seed} {eta} {anchor}").gauss
 
 

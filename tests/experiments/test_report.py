@@ -1,9 +1,11 @@
 """`keras-bond report`: verdicts from numbers whose intervals are known, and a page that says what it rests on."""
 
 import base64
+import html
 import json
 import math
 import re
+import warnings
 
 import numpy as np
 import pandas as pd
@@ -14,6 +16,7 @@ from keras_bond.evaluation import Estimate, Evaluation
 from keras_bond.experiments import findings, report
 from keras_bond.experiments.findings import Interval, interval, verdict
 from keras_bond.experiments.results import write_results
+from keras_bond.experiments.spec import cell_name
 
 RECORD = {
     "status": "ok",
@@ -22,9 +25,22 @@ RECORD = {
     "device": "abacus",
     "revision": "f00",
     "versions": {"python": "3"},
+    "parameters": {"eta": 0.1, "n": 4, "profile": "full", "seed": 0, "output": "here"},
 }
 POINTS = "n,win_rate,reward,kl\n2,0.667,0.2,0.193\n4,0.8,0.4,0.636\n"
 T2, T3 = 12.706204736, 4.302652730  # Student's t, 97.5 %, of 1 and 2 degrees of freedom: from a table
+
+
+@pytest.fixture(autouse=True)
+def _without_pictures(request, monkeypatch):
+    """Drawing them takes a second: only the tests that look at them have some."""
+    if "pictures" not in request.fixturenames:
+        monkeypatch.setattr(report, "_plots", lambda *arguments: [])
+
+
+@pytest.fixture
+def pictures():
+    """Asks for the report's pictures."""
 
 
 @pytest.fixture
@@ -34,8 +50,8 @@ def write_sweep(tmp_path):
     def write(rewards, findings=()):
         folder, cells = tmp_path / "sweep", {}
         for (eta, seed), reward in rewards.items():
-            name = f"eta={eta},seed={seed}"
-            cells[name] = {"eta": eta, "n": 4, "seed": seed, "profile": "full"}
+            name = cell_name({"eta": eta, "seed": seed})
+            cells[name] = {"eta": eta, "seed": seed}
             cell = folder / "cells" / name
             cell.mkdir(parents=True)
             if reward is None:
@@ -46,7 +62,7 @@ def write_sweep(tmp_path):
             (cell / "evaluation.csv").write_text("step,reward,win_rate,kl,kl_efficiency\n" + "\n".join(rows))
             (cell / "metrics.csv").write_text("step,reward\n" + "\n".join(f"{s},{s * reward / 20}" for s in range(1, 21)))
             (cell / "best_of_n.csv").write_text(POINTS)
-        plan = {"name": "etas", "title": "Which <eta>?", "notebook": "tiny", "backend": "jax", "keys": ["eta"]}
+        plan = {"name": "etas", "title": "Which <eta>?", "notebook": "tiny", "keys": ["eta"]}
         (folder / "sweep.json").write_text(json.dumps({**plan, "cells": cells, "findings": list(findings), "spec": "a: &b"}))
         return folder
 
@@ -187,7 +203,112 @@ def test_a_parameter_may_have_a_metrics_name(write_sweep):
     assert pd.read_csv(folder / "results.csv").loc[0, ["parameter_reward", "reward"]].tolist() == ["vader", 1.0]
 
 
-def test_the_page_needs_nothing_and_hides_nothing(write_sweep):
+ODD = [
+    "$x_$",
+    "$\\frac$",
+    None,
+    True,
+    [1, "\N{LATIN SMALL LETTER E WITH ACUTE}"],
+    "_hidden",
+    "<b>",
+    "two\nlines",
+    "1",
+    1,
+    1.0,
+]
+ODD += ["\N{CJK UNIFIED IDEOGRAPH-65E5}", "", math.inf, "x" * 300 + "a", "x" * 300 + "b"]
+
+
+def test_any_value_of_a_grid_is_shown_as_it_is_typed(write_sweep, pictures):
+    claims = [finding(compare=[{"eta": "$x_$"}, {"eta": None}], metric="scores/$a_$", says="$y_$ <&>")]
+    folder = write_sweep({(str(i), 0): float(i) for i in range(len(ODD))}, [])
+    plan, names = json.loads((folder / "sweep.json").read_text()), {}
+    for value, old in zip(ODD, list(plan["cells"]), strict=True):
+        names[cell_name({"eta": value, "seed": 0})] = {"eta": value, "seed": 0}
+        cell = (folder / "cells" / old).rename(folder / "cells" / [*names][-1])
+        (cell / "evaluation.csv").write_text("step,scores/$a_$\n0,1\n10,2\n")
+    (folder / "sweep.json").write_text(json.dumps({**plan, "cells": names, "title": "$t_$", "findings": claims}))
+    with warnings.catch_warnings(action="error"):
+        report.run(folder)
+    text = html.unescape(page(folder))
+    labels = re.findall(r"</svg>eta = (.*?)</td>", text)
+    ends = ["x" * 48 + r"\.\.\. [0-9a-f]{6}"] * 2
+    expected = ["$x_$", "$\\frac$", "null", "true", '[1, "\N{LATIN SMALL LETTER E WITH ACUTE}"]', "_hidden", "<b>"]
+    expected += ['"two\\nlines"', '"1"', "1", "1.0", "\N{CJK UNIFIED IDEOGRAPH-65E5}", '""', "Infinity"]
+    assert labels[:-2] == expected
+    assert all(re.fullmatch(end, label) for end, label in zip(ends, labels[-2:], strict=True))
+    assert len({*labels}) == len(ODD)
+    assert "<h1>$t_$</h1>" in text
+    assert "$y_$ <&>" in text
+    assert (folder / "figures" / "scores_a_against_the_update.png").is_file()
+    assert pd.read_csv(folder / "results.csv", keep_default_na=False, dtype=str)["eta"].tolist()[:4] == expected[:4]
+
+
+def test_figures_that_are_infinite_or_missing(write_sweep, pictures):
+    """An infinite one makes the mean infinite and leaves no interval; a missing one is said to be missing."""
+    seeds = {0: 2.0, 1: math.inf, 2: 3.0}
+    folder = write_sweep({(0.1, s): r for s, r in seeds.items()} | {(0.01, s): math.nan if s else 1.0 for s in seeds})
+    plan = json.loads((folder / "sweep.json").read_text())
+    plan["findings"] = [finding(), finding(metric="word")]
+    (folder / "sweep.json").write_text(json.dumps(plan))
+    for path in folder.glob("cells/*/evaluation.csv"):
+        header, *rows = path.read_text().splitlines()
+        path.write_text("\n".join([f"{header},word", *(f"{row},much" for row in rows)]))
+        (path.parent / "best_of_n.csv").write_text("n,win_rate,reward,kl\n2,0.667,inf,0.193\n4,,-inf,nan\n")
+    with warnings.catch_warnings(action="error"):
+        found = report.run(folder)
+    assert [(c.verdict, c.seeds, c.why) for c in found] == [
+        ("undecided", 1, "reward is inf at step final"),
+        ("undecided", 0, "word is much at step final"),
+    ]
+    text = page(folder)
+    assert '<td>inf<span class="range"></span></td>' in text
+    assert '<td>1.000<span class="range">1 of 3 seeds</span></td>' in text
+    table = pd.read_csv(folder / "intervals.csv").set_index(["setting", "metric", "step"])
+    assert tuple(table.loc[("eta=0.1", "reward", 20)]) == pytest.approx((3, math.inf, np.nan, np.nan), nan_ok=True)
+    assert tuple(table.loc[("eta=0.01", "reward", 20)]) == pytest.approx((1, 1, np.nan, np.nan), nan_ok=True)
+
+
+def test_the_last_evaluation_is_that_of_each_seed(write_sweep):
+    """A run that ends early counts with its last one, and no earlier figure stands for one that is missing at the end."""
+    folder = write_sweep({(0.1, 0): 1.0, (0.1, 1): 3.0})
+    path = folder / "cells" / "eta=0.1,seed=1" / "evaluation.csv"
+    path.write_text("step,reward,win_rate,kl\n0,0,0.5,1\n10,5,0.75,\n")
+    report.run(folder)
+    row = next(line for line in page(folder).splitlines() if "</svg>eta = 0.1</td>" in line and "<tr>" in line)
+    minus = "\N{MINUS SIGN}"
+    low, high = (f"{3 + sign * 2 * T2:.3f}".replace("-", minus) for sign in (-1, 1))
+    assert f'<td>3.000<span class="range">{low} to {high}</span></td>' in row
+    assert '<td>0.500<span class="range">1 of 2 seeds</span></td>' in row  # the KL of seed 0 at step 20
+
+
+def test_cells_of_other_programs_are_not_averaged(write_sweep):
+    folder = write_sweep({(0.1, 0): 1.0, (0.1, 1): 3.0, (0.1, 2): 50.0})
+    plan = json.loads((folder / "sweep.json").read_text())
+    (folder / "sweep.json").write_text(json.dumps({**plan, "sources": {"notebook": "new1", "keras_bond": "new2"}}))
+    for seed, made_by in enumerate(
+        ({"notebook": "new1", "keras_bond": "new2"},) * 2 + ({"notebook": "old", "keras_bond": "new2"},)
+    ):
+        path = folder / "cells" / f"eta=0.1,seed={seed}" / "run.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), "sources": made_by}))
+    report.run(folder)
+    text = page(folder)
+    assert '<td>2.000<span class="range">' in text
+    assert "<td>tiny, digest of its code: new1</td>" in text
+    assert "<td>digest of its code: new2</td>" in text
+    assert "made by other sources (notebook old, keras_bond new2): run the sweep again with --rerun" in text
+    assert pd.read_csv(folder / "results.csv")["status"].tolist() == ["ok", "ok", "outdated"]
+
+
+def test_parameters_that_differ_between_cells_are_all_named(write_sweep):
+    folder = write_sweep({(0.1, 0): 1.0, (0.1, 1): 2.0})
+    path = folder / "cells" / "eta=0.1,seed=1" / "run.json"
+    path.write_text(json.dumps({**RECORD, "parameters": {**RECORD["parameters"], "n": None}}))
+    report.run(folder)
+    assert "<td>n = 4 or n = null; profile = full</td>" in page(folder)
+
+
+def test_the_page_needs_nothing_and_hides_nothing(write_sweep, pictures):
     folder = write_sweep({(0.1, 0): 1.0, (0.1, 1): 2.0, (0.01, 0): 1.0, (0.01, 1): None}, [finding()])
     report.run(folder)
     text = page(folder)
@@ -222,7 +343,7 @@ def test_a_setting_without_a_result_keeps_its_place(write_sweep):
     assert set(pd.read_csv(folder / "intervals.csv")["setting"]) == {"eta=0.01"}
 
 
-def test_the_same_sweep_is_the_same_report(write_sweep):
+def test_the_same_sweep_is_the_same_report(write_sweep, pictures):
     folder = write_sweep({(eta, seed): eta + seed for eta in (0.1, 0.01) for seed in (0, 1)}, [finding()])
     files = []
     for _ in range(2):
@@ -260,7 +381,8 @@ def test_two_seeds_are_not_warned_about(write_sweep):
         ),
         (
             lambda f: (f / "cells" / "eta=0.1,seed=0" / "evaluation.csv").write_text("a,b\n1,2\n"),
-            "'{f}/cells/eta=0.1,seed=0/evaluation.csv': expected rows with a column `step`, received ['a', 'b']",
+            "'{f}/cells/eta=0.1,seed=0/evaluation.csv': expected rows with a column `step` of distinct integers, received "
+            "['a', 'b'], []",
         ),
         (
             lambda f: (f / "cells" / "eta=0.1,seed=0" / "metrics.csv").write_text(""),

@@ -28,16 +28,16 @@ def test_it_can_be_run_and_judged(path):
     plan = spec.read(path)  # which checks that parameters are the notebook's, and that findings compare settings of the grid
     assert plan.name == path.stem
     assert {cell["seed"] for cell in plan.cells.values()} == {0, 1, 2}
-    assert {cell["profile"] for cell in plan.cells.values()} == {"full"}
+    assert {(plan.notebook.parameters | given)["profile"] for given in plan.given.values()} == {"full"}
     if path.stem[:2] in FIGURES:
         assert plan.findings
-        assert plan.notebook.stem == path.stem
+        assert plan.notebook.path.stem == path.stem
 
 
 @pytest.mark.parametrize("path", [path for path in SPECS if path.stem[:2] in FIGURES], ids=lambda path: path.stem)
 def test_its_findings_are_of_figures_that_there_will_be(path):
     plan = spec.read(path)
-    cell = next(iter(plan.cells.values()))
+    cell = plan.notebook.parameters | next(iter(plan.given.values()))
     every = -(-cell["steps"] // cell["evaluations"])  # as in `align`
     evaluated = {"final", cell["steps"], *range(0, cell["steps"], every)}
     for finding in plan.findings:

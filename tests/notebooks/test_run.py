@@ -2,15 +2,21 @@
 
 import importlib.util
 import json
+import math
+import os
 import pathlib
 import re
 import subprocess
 import sys
 
 import keras
+import nbformat
+import numpy as np
 import pytest
 
 from keras_bond import cli
+from keras_bond.experiments import notebook as notebooks
+from keras_bond.experiments import provenance
 from keras_bond.experiments import run as runner
 
 BACKEND = keras.config.backend()
@@ -36,24 +42,101 @@ def run(tmp_path, monkeypatch, capsys):
     return call
 
 
+DEFAULTS = '''import numpy as np
+steps = 3  # updates
+rate = None
+template = "### Task: {x}"
+lr = 3 * 1e-4
+text = """two
+lines"""
+equal: str = ("a=b"  # c = d
+              "c")
+wide: np.float32 = np.float32(0.5)
+low, high = 1, [None, {"a": float("inf")}]
+output = "runs"'''
+WORD = "q\"'\\\n{} $x_$ \N{SNOWMAN}"
+
+
+@pytest.fixture(scope="module")
+def executed(tmp_path_factory):
+    """A notebook of another machine in a folder with an odd name, run once: what it wrote there, and what was printed."""
+    here = tmp_path_factory.mktemp("odd")
+    cells = [
+        nbformat.v4.new_code_cell(DEFAULTS, metadata={"tags": ["parameters"]}),
+        nbformat.v4.new_code_cell("given = (steps, rate, template, lr, text, equal, wide, low, high, output)\nsteps = 99"),
+        nbformat.v4.new_code_cell("1 / 0", metadata={"tags": ["raises-exception"]}),
+        nbformat.v4.new_code_cell("import os, sys\nprint(repr((given, sys.executable, os.environ['KERAS_BACKEND'])))"),
+    ]
+    kernel = {"name": "conda-env-other-py", "display_name": "Python [conda env:other]", "language": "python"}
+    path = here / "odd {y} what?.ipynb"
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel}), path)
+    output = here / f"out {{x}} {WORD.strip()}"
+    arguments = ["-p", "steps", "-4", "-p", "rate", "-1e-3", "-p", "high", json.dumps(WORD), "-p", "low", "-Infinity"]
+    environment = {**os.environ, "KERAS_BACKEND": "jax"}
+    command = [sys.executable, "-m", "keras_bond.cli", "run", path.name, *arguments, "--output", output.name]
+    done = subprocess.run(command, cwd=here, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return output, done
+
+
 @RUNNABLE
-def test_a_run_leaves_the_notebook_and_its_record(run, write_notebook, tmp_path):
-    path = write_notebook(
-        "small", PARAMETERS, "print(steps, rate, name, output)", "import os; print(os.environ['KERAS_BACKEND'])"
+def test_a_run_leaves_the_notebook_and_its_record(executed):
+    output, done = executed
+    record = provenance.record_of(output)
+    assert set(output.iterdir()) == {output / "odd {y} what?.ipynb", output / "run.json"}
+    assert done.stdout.startswith(
+        f"odd {{y}} what?: {record['seconds']:.0f} s. The executed notebook is {output.name}/odd {{y}}"
     )
-    status, printed, progress = run(path, "-p", "steps", "-4", "-p", "rate", "3e-4", "--output", "new/folder")
-    assert status == 0
-    assert "Executing" in progress
-    record = json.loads((tmp_path / "new" / "folder" / "run.json").read_text())
-    assert printed.startswith(f"small: {record['seconds']:.0f} s. The executed notebook is new/folder/small.ipynb")
-    assert record["parameters"] == {"steps": -4, "rate": 3e-4, "name": '"a" * 2', "output": "new/folder"}
-    assert (record["notebook"], record["status"], record["error"], record["backend"]) == ("small", "ok", None, BACKEND)
+    assert {line.split(":")[0] for line in done.stderr.splitlines()} == {"", "Executing"}  # the bar, and no warning
+    assert (record["notebook"], record["status"], record["error"], record["backend"]) == ("odd {y} what?", "ok", None, "jax")
     assert record["revision"] is None
     assert record["versions"]["keras"] == keras.__version__
     assert record["seconds"] > 0
-    cells = json.loads((tmp_path / "new" / "folder" / "small.ipynb").read_text())["cells"]
-    texts = ["".join(output["text"]) for cell in cells for output in cell["outputs"]]
-    assert texts == ["-4 0.0003 aa new/folder\n", f"{BACKEND}\n"]
+    assert record["sources"] == provenance.sources_of(notebooks.read(output.parent / "odd {y} what?.ipynb"))
+
+
+@RUNNABLE
+def test_a_default_that_nobody_changed_is_the_notebooks_own(executed):
+    output, _ = executed
+    node = nbformat.read(output / "odd {y} what?.ipynb", as_version=4)
+    given, python, backend = eval(node.cells[-1].outputs[0].text, {"np": np, "inf": math.inf})
+    high = WORD
+    assert given == (
+        -4,
+        -1e-3,
+        "### Task: {x}",
+        3 * 1e-4,
+        "two\nlines",
+        "a=bc",
+        np.float32(0.5),
+        -math.inf,
+        high,
+        output.name,
+    )
+    assert type(given[6]) is np.float32
+    assert (python, backend) == (sys.executable, "jax")
+    injected = [cell.source for cell in node.cells if "injected-parameters" in cell.metadata.tags]
+    assert [list(notebooks.parameters_in(code)) for code in injected] == [["steps", "rate", "high", "low", "output"]]
+
+
+@RUNNABLE
+def test_what_is_recorded_is_what_the_kernel_had(executed):
+    """After its cell of parameters; `steps` becomes 99 later. What JSON has not is there by its `repr`."""
+    output, _ = executed
+    record = json.loads((output / "run.json").read_text(), parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+    json.loads((output / "odd {y} what?.ipynb").read_text(), parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+    assert record["parameters"] == {
+        "steps": -4,
+        "rate": -1e-3,
+        "template": "### Task: {x}",
+        "lr": 3 * 1e-4,
+        "text": "two\nlines",
+        "equal": "a=bc",
+        "wide": "np.float32(0.5)",
+        "low": "-inf",
+        "high": WORD,
+        "output": output.name,
+    }
 
 
 @RUNNABLE
@@ -64,6 +147,7 @@ def test_a_failing_cell_is_one_line_and_the_notebook_is_kept(run, write_notebook
     assert message == "keras-bond: broken, cell [3]: ValueError: no luck (see out/broken.ipynb)"
     record = json.loads((tmp_path / "out" / "run.json").read_text())
     assert (record["status"], record["error"]) == ("failed", "broken, cell [3]: ValueError: no luck")
+    assert record["parameters"] == {"steps": 3}
     kept = (tmp_path / "out" / "broken.ipynb").read_text()
     assert "so far" in kept
     assert "never\\n" not in kept
@@ -84,7 +168,7 @@ def test_an_interrupted_run_leaves_no_record(run, write_notebook, monkeypatch, t
 
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "run.json").write_text("of an earlier run")
-    monkeypatch.setattr(runner.papermill, "execute_notebook", interrupt)
+    monkeypatch.setattr(runner, "execute", interrupt)
     assert run(write_notebook("small", "x = 1"), "--output", "out") == (1, "", "keras-bond: interrupted")
     assert not (tmp_path / "out" / "run.json").exists()
 
@@ -94,6 +178,22 @@ def test_an_unknown_parameter_lists_the_notebooks_own(run, write_notebook, tmp_p
     message = "argument -p: expected a parameter of small (steps, rate, name, output), received 'stepps'"
     assert run(path, "-p", "stepps", "1", "--output", "out") == (2, "", f"keras-bond: {message}")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("value", [(1, 2), {1: 2}, np.int64(3), "\ud800", pathlib.Path("x")])
+def test_a_value_that_no_notebook_can_be_given_is_refused(write_notebook, tmp_path, value):
+    path = write_notebook("small", "x = 1")
+    with pytest.raises(
+        ValueError, match=r"^argument -p: expected numbers, text, True, False, None, or lists or dicts of them"
+    ):
+        runner.run(path, tmp_path / "out", {"x": value})
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_parameter_that_is_set_twice_is_refused(run, write_notebook):
+    message = "argument -p: expected each parameter once, received 'steps' twice"
+    path = write_notebook("small", PARAMETERS)
+    assert run(path, "-p", "steps", "1", "-p", "steps", "2", "--output", "out") == (2, "", f"keras-bond: {message}")
 
 
 def test_a_notebook_without_parameters_says_so(run, write_notebook):
@@ -107,14 +207,20 @@ def test_a_notebook_that_is_not_there(run, write_notebook, tmp_path):
     (tmp_path / "notebooks").mkdir()
     write_notebook("01_first", "x = 1").rename(tmp_path / "notebooks" / "01_first.ipynb")
     assert run("03_tea", "--output", "out") == (2, "", f"keras-bond: {expected} (01_first), received '03_tea'")
-    assert runner.find("01_first") == runner.find("01_first.ipynb") == pathlib.Path("notebooks/01_first.ipynb")
+    assert notebooks.find("01_first") == notebooks.find("01_first.ipynb") == pathlib.Path("notebooks/01_first.ipynb")
 
 
-def test_a_file_that_is_no_notebook(run, tmp_path):
+def test_what_a_notebook_cannot_be_is_one_line(run, write_notebook, tmp_path):
     (tmp_path / "x.ipynb").write_text("no")
     status, _, message = run("x.ipynb", "--output", "out")
     assert status == 2
     assert message.startswith("keras-bond: argument NOTEBOOK: 'x.ipynb' is not a notebook: ")
+    expected = "expected a notebook in Python, received 'in_r.ipynb', which is in R"
+    write_notebook("in_r", "x <- 1")
+    path = tmp_path / "in_r.ipynb"
+    path.write_text(path.read_text().replace('"language": "python"', '"language": "R"'))
+    assert run("in_r.ipynb", "--output", "out") == (2, "", f"keras-bond: argument NOTEBOOK: {expected}")
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_notebook_is_not_overwritten_by_its_run(run, write_notebook):
@@ -145,42 +251,16 @@ def test_a_missing_package_says_how_to_install_it(run, monkeypatch, package):
     assert run("x", "--output", "out") == (2, "", f"keras-bond: run needs {package}: pip install 'keras-bond[notebooks]'")
 
 
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("smoke", "smoke"),
-        ("3", 3),
-        ("-1", -1),
-        ("3e-4", 3e-4),
-        (".5", 0.5),
-        ("010", 10),
-        ("true", True),
-        ("False", False),
-        ("null", None),
-        ("None", None),
-        ("no", "no"),
-        ("12:30", "12:30"),
-        ("[1, 2]", [1, 2]),
-        ('"3"', "3"),
-        ("", ""),
-    ],
-)
-def test_values(text, expected):
-    value = runner.value(text)
-    assert value == expected
-    assert type(value) is type(expected)
-
-
 def test_the_revision_is_that_of_the_notebook(tmp_path, monkeypatch):
     git = ["git", "-c", "user.name=a", "-c", "user.email=a@b.c"]
     for command in (["init", "-q"], ["commit", "-q", "--allow-empty", "-m", "first"]):
         subprocess.run([*git, *command], cwd=tmp_path, check=True)
-    assert re.fullmatch("[0-9a-f]{40}", runner.revision(tmp_path))
+    assert re.fullmatch("[0-9a-f]{40}", provenance.revision(tmp_path))
     (tmp_path / "x").write_text("1")
     subprocess.run([*git, "add", "x"], cwd=tmp_path, check=True)
-    assert re.fullmatch("[0-9a-f]{40}-dirty", runner.revision(tmp_path))
+    assert re.fullmatch("[0-9a-f]{40}-dirty", provenance.revision(tmp_path))
     monkeypatch.setenv("PATH", "")
-    assert runner.revision(tmp_path) is None
+    assert provenance.revision(tmp_path) is None
 
 
 def test_papermill_is_not_loaded_by_other_commands():
