@@ -88,6 +88,8 @@ def update_bytes(way, sizes, batch_size, prompt_length, completion_length, rank)
         contender_weights=shape(rows, k),
         reward=shape(rows),
         anchor_rewards=shape(rows, k),
+        relative_reward=shape(rows),
+        relative_anchor_rewards=shape(rows, k),
         anchor_log_prob=shape(rows),
         reference_log_prob=shape(rows),
     )

@@ -20,7 +20,8 @@ import numpy as np
 from keras import ops
 
 from keras_bond.anchors import EMAAnchor, FrozenAnchor, PeriodicAnchor
-from keras_bond.ops import best_of_n_weights, expected_jbond_reward, frontier_efficiency
+from keras_bond.ops import expected_jbond_reward, frontier_efficiency
+from keras_bond.rewards import compare, imitated
 from keras_bond.rollout import Scores, Trajectory
 from keras_bond.trainers import JBOND, BestOfNSFT, IterativeBOND, Reinforce
 from keras_bond.trainers.backend import gradient
@@ -143,21 +144,13 @@ def sampled_gradient(algorithm, logits, anchor_logits, rewards, batch_size, rng,
     y = rng.choice(count, batch_size * s.num_samples, p=np.exp(log_pi))
     anchor = rng.choice(count, (batch_size, s.num_anchor_samples or s.n), p=np.exp(log_anchor))
     p_less, p_less_equal = quantiles(np.exp(log_anchor), rewards)
-    trajectory = Trajectory(
-        *[None] * 6,
-        *(
-            ops.convert_to_tensor(x.astype("float32"))
-            for x in (
-                ops.convert_to_numpy(best_of_n_weights(rewards[anchor], s.n)),
-                rewards[y],
-                np.repeat(rewards[anchor], s.num_samples, axis=0),
-                log_anchor[y],
-                log_anchor[y],
-                p_less[y],
-                p_less_equal[y],
-            )
-        ),
-    )
+    scored = np.concatenate([rewards[y], rewards[anchor].ravel()])
+    fields = compare(scored, s.num_samples, anchor.shape[1], algorithm.relative)
+    fields |= {"anchor_log_prob": log_anchor[y], "reference_log_prob": log_anchor[y]}
+    fields |= {"p_less": p_less[y], "p_less_equal": p_less_equal[y]}
+    fields["contender_weights"] = imitated(fields["relative_anchor_rewards"][:: s.num_samples], s.n)[1]
+    fields = {name: ops.cast(ops.convert_to_tensor(value), "float32") for name, value in fields.items()}
+    trajectory = Trajectory(**dict.fromkeys(Trajectory._fields) | fields)
 
     contender_anchor_log_prob = ops.convert_to_tensor(log_anchor[anchor].astype("float32"))
 

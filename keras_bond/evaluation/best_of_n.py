@@ -4,6 +4,7 @@ import numpy as np
 from keras import ops
 
 from keras_bond.ops import best_of_n_kl, best_of_n_log_ratio, best_of_n_weights, monte_carlo_quantiles
+from keras_bond.rewards import ranks
 
 
 def best_of_n_points(rewards, ns=(2, 4)):
@@ -46,8 +47,11 @@ def quantiles(rewards, reference_rewards, smoothing=0.0):
     >>> [p.tolist() for p in quantiles(np.array([[0.0, 1.0]]), np.array([[0.0, 2.0]]))]
     [[[0.0, 0.5]], [[0.5, 0.5]]]
     """
-    each = np.repeat(reference_rewards, rewards.shape[1], axis=0)
-    return [ops.convert_to_numpy(p).reshape(rewards.shape) for p in monte_carlo_quantiles(rewards.ravel(), each, smoothing)]
+    m = rewards.shape[1]
+    ranked = ranks(np.concatenate([rewards, reference_rewards], axis=1))  # a backend compares in float32
+    each = np.repeat(ranked[:, m:], m, axis=0)
+    found = monte_carlo_quantiles(ranked[:, :m].ravel(), each, smoothing)
+    return [ops.convert_to_numpy(p).reshape(rewards.shape) for p in found]
 
 
 def forward_kl(reference, n):
@@ -92,7 +96,7 @@ def backward_kl(samples, reference, n):
 
 
 def _weights(rewards, n):
-    return ops.convert_to_numpy(best_of_n_weights(rewards, n))
+    return ops.convert_to_numpy(best_of_n_weights(ranks(rewards), n))
 
 
 def _log_ratio(rewards, reference_rewards, n, smoothing=0.0):

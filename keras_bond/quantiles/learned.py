@@ -81,7 +81,8 @@ class Learned:
 
     def observe(self, trajectory):
         """One step of Adam on the cross-entropy of these samples."""
-        labels = monte_carlo_quantiles(trajectory.reward, trajectory.anchor_rewards[:, : self.num_samples])[1]
+        of_anchor = trajectory.relative_anchor_rewards[:, : self.num_samples]
+        labels = monte_carlo_quantiles(trajectory.relative_reward, of_anchor)[1]
         loss = self.model.train_on_batch(_inputs(*_completions(trajectory)), ops.convert_to_numpy(labels))
         self.history.append(float(loss))
 

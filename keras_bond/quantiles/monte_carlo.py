@@ -35,7 +35,8 @@ class MonteCarlo:
 
     def __call__(self, trajectory):
         """(p_less, p_less_equal), each (R,), of the policy's samples."""
-        return monte_carlo_quantiles(trajectory.reward, trajectory.anchor_rewards[:, : self.num_samples], self.smoothing)
+        of_anchor = trajectory.relative_anchor_rewards[:, : self.num_samples]
+        return monte_carlo_quantiles(trajectory.relative_reward, of_anchor, self.smoothing)
 
     def observe(self, trajectory):
         """Nothing is learned from it."""

@@ -28,9 +28,14 @@ class Trajectory(NamedTuple):
     contender_weights: Any
     """(B, C) float32, each one's chance to be the best of n; the C of a prompt sum to 1."""
     reward: Any
-    """(R,) float32, r(x, y)."""
+    """(R,) float32, r(x, y), for the logs."""
     anchor_rewards: Any
-    """(R, k) float32, r(x, y_i) for the y_i ~ pi_a of the row's prompt."""
+    """(R, k) float32, r(x, y_i) for the y_i ~ pi_a of the row's prompt, for the logs."""
+    relative_reward: Any
+    """(R,) float32, what the update takes for r(x, y): how many of the prompt's m + k samples are worse; or, where values
+    are needed, the reward less their mean. It was told in float64."""
+    relative_anchor_rewards: Any
+    """(R, k) float32, the same of the y_i of the row's prompt."""
     anchor_log_prob: Any
     """(R,) float32, log pi_a(y | x) of the policy's samples, in nats."""
     reference_log_prob: Any

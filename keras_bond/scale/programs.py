@@ -84,6 +84,8 @@ def _trajectory(trainer, batch_size, prompt_length):
         contender_weights=_rows((batch_size, contenders), "float32"),
         reward=_rows((samples,), "float32"),
         anchor_rewards=_rows((samples, drawn), "float32"),
+        relative_reward=_rows((samples,), "float32"),
+        relative_anchor_rewards=_rows((samples, drawn), "float32"),
         anchor_log_prob=_rows((samples,), "float32"),
         reference_log_prob=_rows((samples,), "float32"),
     )

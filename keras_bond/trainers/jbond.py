@@ -75,7 +75,7 @@ class JBOND(AlignmentTrainer):
         self.n, self.beta, self.eta, self.gamma = n, beta, eta, gamma
 
     def objective(self, scores, trajectory):
-        reward = jbond_reward(trajectory.reward, trajectory.anchor_rewards, self.n)
+        reward = jbond_reward(trajectory.relative_reward, trajectory.relative_anchor_rewards, self.n)
         forward = forward_kl_loss(scores.contender_log_prob, trajectory.contender_weights, scores.contender_anchor_log_prob)
         backward = backward_kl_loss(scores.log_prob, trajectory.anchor_log_prob, reward, self.n)
         regularizer = kl_loss(scores.log_prob, trajectory.anchor_log_prob)

@@ -6,6 +6,7 @@ from keras import ops
 from keras_bond._checks import check_at_least, check_not_negative
 from keras_bond.anchors import FrozenAnchor
 from keras_bond.ops import reinforce_loss
+from keras_bond.rewards import differences
 from keras_bond.trainers.trainer import AlignmentTrainer
 
 
@@ -33,6 +34,7 @@ class Reinforce(AlignmentTrainer):
     """
 
     parts = ("return",)
+    relative = staticmethod(differences)
 
     def __init__(self, policy, reward, beta_rl=0.1, num_samples=2, **kwargs):
         check_not_negative(beta_rl=beta_rl)
@@ -42,10 +44,10 @@ class Reinforce(AlignmentTrainer):
 
     def objective(self, scores, trajectory):
         log_ratio = ops.stop_gradient(scores.log_prob) - trajectory.reference_log_prob
-        returns = trajectory.reward - self.beta_rl * log_ratio
+        returns = trajectory.relative_reward - self.beta_rl * log_ratio
         by_prompt = (-1, self.num_samples)
         return reinforce_loss(ops.reshape(scores.log_prob, by_prompt), ops.reshape(returns, by_prompt)), {
-            "return": ops.mean(returns)
+            "return": ops.mean(trajectory.reward - self.beta_rl * log_ratio)
         }
 
     def get_config(self):

@@ -17,8 +17,8 @@ from keras import ops
 from keras_bond._checks import check_at_least
 from keras_bond.anchors import FrozenAnchor
 from keras_bond.data import Feed
-from keras_bond.ops import best_of_n_weights, in_chunks, sequence_log_prob, smallest_divisor, win_rate
-from keras_bond.rewards import call_reward, check_reward
+from keras_bond.ops import in_chunks, sequence_log_prob, smallest_divisor
+from keras_bond.rewards import call_reward, check_reward, compare, imitated, ranks, reward_logs
 from keras_bond.rollout import (
     Completions,
     Rollout,
@@ -100,6 +100,9 @@ class AlignmentTrainer(StateSaving, BackendTrainer, keras.Model):
 
     parts: tuple[str, ...] = ()
     """The metrics that `objective` returns."""
+
+    relative = staticmethod(ranks)
+    """What the update needs of rewards (B, m + k) in float64: their order within a prompt, in float32."""
 
     train_function: Any
     test_function: Any
@@ -236,15 +239,9 @@ class AlignmentTrainer(StateSaving, BackendTrainer, keras.Model):
         prompts, columns = batch.rows(rows)
         y_here, anchor_here = (Completions(*map(rows_here, samples)) for samples in (y, anchor_samples))
         texts, tokens = (f(y_here) + (f(anchor_here) if k else []) for f in (rollout.decode, tokens_of))
-        rewards = call_reward(self.reward, prompts, texts, columns, tokens).astype("float32")
-        reward, anchor_rewards = np.split(rewards, [m * len(batch.prompts)])
-        anchor_rewards = anchor_rewards.reshape(len(batch.prompts), k)
-        if self.variance_reduction or not k:
-            contenders = np.arange(anchor_rewards.size)
-            weights = best_of_n_weights(anchor_rewards, self.num_best_of) if k else anchor_rewards
-        else:
-            contenders = k * np.arange(len(batch.prompts)) + np.argmax(anchor_rewards[:, : self.num_best_of], axis=1)
-            weights = np.ones((len(batch.prompts), 1), "float32")
+        rewards = compare(call_reward(self.reward, prompts, texts, columns, tokens), m, k, self.relative)
+        of_anchor = rewards["relative_anchor_rewards"][::m]
+        contenders, weights = imitated(of_anchor, self.num_best_of, self.variance_reduction)
         return Trajectory(
             prompt_ids=batch.prompt_ids,
             prompt_mask=batch.prompt_mask,
@@ -253,8 +250,7 @@ class AlignmentTrainer(StateSaving, BackendTrainer, keras.Model):
             contender_ids=anchor_here.token_ids[contenders],
             contender_mask=anchor_here.mask[contenders],
             contender_weights=weights,
-            reward=reward,
-            anchor_rewards=np.repeat(anchor_rewards, m, axis=0),
+            **rewards,
             anchor_log_prob=anchor_log_prob,
             reference_log_prob=reference_log_prob,
         )
@@ -318,21 +314,12 @@ class AlignmentTrainer(StateSaving, BackendTrainer, keras.Model):
         full = ops.logical_and(t.completion_mask[:, -1], ops.equal(last_is_stop, 0))
         logs |= {
             "loss": loss,
-            "reward": ops.mean(t.reward),
-            "reward_std": ops.std(t.reward),
             "kl_anchor": ops.mean(log_prob - t.anchor_log_prob),
             "kl_reference": ops.mean(log_prob - t.reference_log_prob),
             "completion_length": ops.mean(ops.sum(ops.cast(t.completion_mask, "float32"), axis=1)),
             "truncated": ops.mean(ops.cast(full, "float32")),
         }
-        if self.num_anchor_samples:
-            ties = ops.equal(ops.expand_dims(t.reward, 1), t.anchor_rewards)
-            logs |= {
-                "anchor_reward": ops.mean(t.anchor_rewards),
-                "win_rate": ops.mean(win_rate(t.reward, t.anchor_rewards)),
-                "tie_rate": ops.mean(ops.cast(ties, "float32")),
-            }
-        return loss, logs
+        return loss, logs | reward_logs(t)
 
     def scores(self, t):
         """`Scores` of a `Trajectory`: one forward pass for the policy's samples and the contenders, by microbatches."""

@@ -15,7 +15,9 @@ SIZES = {"max_prompt_length": 4, "max_completion_length": 3}
 
 
 def trajectory(reward, anchor_rewards):
-    return Trajectory(*[None] * 7, np.asarray(reward, "float32"), np.asarray(anchor_rewards, "float32"), None, None)
+    compared = {"relative_reward": reward, "relative_anchor_rewards": anchor_rewards}
+    fields = {name: np.asarray(values, "float32") for name, values in compared.items()}
+    return Trajectory(**dict.fromkeys(Trajectory._fields) | fields)
 
 
 def test_monte_carlo_counts_the_first_k():

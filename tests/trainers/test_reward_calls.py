@@ -6,7 +6,8 @@ import pytest
 import tiny
 from scripted import make
 
-from keras_bond import Reinforce
+from keras_bond import BOND, JBOND, BestOfNSFT, Reinforce
+from keras_bond.quantiles import Learned, MonteCarlo
 
 TABLE = {"prompt": ["ab", "c", "ba"], "answer": ["1", "2", "3"]}
 
@@ -59,3 +60,33 @@ def test_what_it_cannot_have_is_said_before_anything_is_sampled(reward, message,
     trainer.rollout.sample_each = lambda *_: pytest.fail("sampled")
     with pytest.raises(ValueError, match=message):
         getattr(trainer, method)(TABLE, batch_size=4, verbose=0)
+
+
+def letters_less_a_lot(prompts, completions):
+    return [1e9 + reward for reward in tiny.letters_reward(prompts, completions)]
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "settings"),
+    [
+        (JBOND, {"num_samples": 2, "num_anchor_samples": 3}),
+        (BOND, {"n": 3, "quantiles": MonteCarlo(4), "exact_ties": True, "variance_reduction": False}),
+        (BOND, {"n": 2, "quantiles": Learned(num_samples=2)}),
+        (BestOfNSFT, {"n": 3}),
+        (Reinforce, {"num_samples": 2}),  # whose mean is exact
+    ],
+)
+def test_what_float32_would_tie_is_still_told_apart(algorithm, settings):
+    """Rewards of 1e9 and more, whose differences are whole numbers, make the updates that their differences make."""
+    trainers, logs = [], []
+    for reward in (tiny.letters_reward, letters_less_a_lot):
+        settings = {k: type(v).from_config(v.get_config()) if k == "quantiles" else v for k, v in settings.items()}
+        optimizer = keras.optimizers.SGD(0.1)
+        trainers.append(make(tiny.causal_lm(), reward, optimizer=optimizer, algorithm=algorithm, **settings))
+        logs.append(trainers[-1].fit(TABLE, batch_size=8, steps_per_epoch=2, verbose=0).history)
+    for a, b in zip(*(trainer.policy.get_weights() for trainer in trainers), strict=True):
+        np.testing.assert_array_equal(a, b)
+    for name in {"win_rate", "tie_rate"} & {*logs[0]}:
+        assert logs[0][name] == logs[1][name]
+        assert 0 < logs[0][name][0] < 1
+    np.testing.assert_allclose(logs[1]["reward"], 1e9, rtol=1e-6)
