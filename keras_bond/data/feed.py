@@ -11,6 +11,9 @@ from keras_bond._checks import check_at_least
 from keras_bond.data.lengths import bucket, pad_left
 from keras_bond.data.sources import Table, is_stream, stream_of
 
+FILLER = -1
+"""The place of a prompt that fills up a batch."""
+
 
 class Batch(NamedTuple):
     """B prompts: for the device, and for the reward."""
@@ -23,6 +26,8 @@ class Batch(NamedTuple):
     """B str."""
     columns: dict
     """Name -> list of B values, the further columns of the prompts' table."""
+    real: Any = None
+    """(B,) bool: the others fill a batch up, and count nowhere; `None` where all are real."""
 
     def rows(self, indices):
         """(prompts, columns) of these rows, as `Table.rows`."""
@@ -44,10 +49,11 @@ class Feed(keras.utils.PyDataset):
         pad_id: what ids are padded with.
         num_batches: batches an epoch; by default as many as it takes to see every prompt once.
         training: `True`: every batch is full, and epochs go on through one endless order. `False`: every prompt once, in
-            order, the last batch as it falls.
+            order, the last batch as it falls, filled up to a multiple of `multiple`.
         shuffle: in training, whether the order is one fresh permutation of the table after another.
         seed: of the permutations.
         start: function without arguments: the place at which the first epoch begins.
+        multiple: of how many prompts a batch must be, for as many devices.
         share: (index, count): of each batch only the `index`-th of `count` equal parts, for one of several processes.
 
     Raises:
@@ -66,12 +72,13 @@ class Feed(keras.utils.PyDataset):
         shuffle=True,
         seed=0,
         start=lambda: 0,
+        multiple=1,
         share=(0, 1),
     ):
         super().__init__()
         check_at_least(1, batch_size=batch_size, steps_per_epoch=1 if num_batches is None else num_batches)
         self.batch_size, self.training, self.fitting = batch_size, training, fitting
-        self._pad_id, self._start, self._share = pad_id, start, share
+        self._pad_id, self._start, self._multiple, self._share = pad_id, start, multiple, share
         self._source: Any
         if training and is_stream(prompts):
             if num_batches is None:
@@ -103,16 +110,19 @@ class Feed(keras.utils.PyDataset):
         first += (max(self._epoch, 0) * self._length + index) * self.batch_size
         last = first + self.batch_size if self.training else min(first + self.batch_size, len(self._source))
         part, parts = self._share
-        places = np.split(np.arange(first, last, dtype="int32"), parts)[part]
+        places = np.pad(np.arange(first, last, dtype="int32"), (0, (first - last) % self._multiple), constant_values=FILLER)
+        places = np.split(places, parts)[part]
         self._source.prepare(places)
         return (places,)
 
     def take(self, places):
         """The `Batch` of these places, as wide as the longest of its prompts asks for."""
-        prompts, columns, encoded = self._source.take(np.asarray(places).tolist())
+        places = np.asarray(places)
+        real = places != FILLER
+        prompts, columns, encoded = self._source.take(np.where(real, places, 0).tolist())
         width = bucket(max(map(len, encoded)), self.fitting.limit)
         ids, mask = pad_left(encoded, width, self._pad_id)
-        return Batch(ids, mask, prompts, columns)
+        return Batch(ids, mask, prompts, columns, None if self._multiple == 1 or self.training else real)
 
 
 class _FromTable:

@@ -1,7 +1,7 @@
 """Rollouts: compiled sampling and scoring with the weights as arguments, and what they return."""
 
 from keras_bond.data import Table as PromptTable  # its name of before
-from keras_bond.rollout.devices import check_rows, process_share, replicas, spread_rows
+from keras_bond.rollout.devices import batch_devices, check_rows, process_share, replicas, spread_rows
 from keras_bond.rollout.functional import Program, Recorded, Weights, using, weights_of
 from keras_bond.rollout.rollout import Completions, Rollout
 from keras_bond.rollout.trajectory import Scores, Trajectory, tokens_of
@@ -15,6 +15,7 @@ __all__ = [
     "Scores",
     "Trajectory",
     "Weights",
+    "batch_devices",
     "check_rows",
     "process_share",
     "replicas",

@@ -90,14 +90,18 @@ def process_share():
     return distribution.data_shard_id, min(distribution.num_processes, distribution.num_model_replicas)
 
 
+def batch_devices():
+    """(count, name): how many devices share a batch, and by what distribution; (1, None) where there is none."""
+    if distribution := replicas():
+        return distribution.num_replicas_in_sync, type(distribution).__name__
+    if distribution := keras.distribution.distribution():
+        return distribution.num_model_replicas, distribution
+    return 1, None
+
+
 def check_rows(rows, what):
     """Raise a `ValueError` unless the devices of the distribution in force divide this many rows."""
-    if distribution := replicas():
-        devices, name = distribution.num_replicas_in_sync, type(distribution).__name__
-    elif distribution := keras.distribution.distribution():
-        devices, name = distribution.num_model_replicas, distribution
-    else:
-        return
+    devices, name = batch_devices()
     if rows % devices:
         raise ValueError(
             f"{what} must be a multiple of the devices that the batch is spread over, {devices} of {name}. Received: {rows}"

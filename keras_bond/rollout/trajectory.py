@@ -40,10 +40,16 @@ class Trajectory(NamedTuple):
     """(R,) float32, log pi_a(y | x) of the policy's samples, in nats."""
     reference_log_prob: Any
     """(R,) float32, log pi_ref(y | x) of the policy's samples, in nats."""
+    real: Any = None
+    """(R,) bool: the others fill up a batch for the devices, and count nowhere; `None` where all are real."""
     p_less: Any = None
     """(R,) float32, estimate of P[r(x, y') < r(x, y)] for y' ~ pi_a; `None` where the algorithm asks for no quantiles."""
     p_less_equal: Any = None
     """(R,) float32, estimate of P[r(x, y') <= r(x, y)]."""
+
+    def rows(self):
+        """How many samples of the policy count."""
+        return self.reward.shape[0] if self.real is None else ops.sum(ops.cast(self.real, "int32"))
 
 
 class Scores(NamedTuple):

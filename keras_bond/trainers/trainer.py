@@ -25,6 +25,7 @@ from keras_bond.rollout import (
     Scores,
     Trajectory,
     Weights,
+    batch_devices,
     check_rows,
     process_share,
     tokens_of,
@@ -239,12 +240,16 @@ class AlignmentTrainer(StateSaving, BackendTrainer, keras.Model):
         prompts, columns = batch.rows(rows)
         y_here, anchor_here = (Completions(*map(rows_here, samples)) for samples in (y, anchor_samples))
         texts, tokens = (f(y_here) + (f(anchor_here) if k else []) for f in (rollout.decode, tokens_of))
-        rewards = compare(call_reward(self.reward, prompts, texts, columns, tokens), m, k, self.relative)
+        rewards = call_reward(self.reward, prompts, texts, columns, tokens)
+        if batch.real is not None:
+            rewards = np.where(batch.real[rows], rewards, np.nan)
+        rewards = compare(rewards, m, k, self.relative)
         of_anchor = rewards["relative_anchor_rewards"][::m]
         contenders, weights = imitated(of_anchor, self.num_best_of, self.variance_reduction)
         return Trajectory(
             prompt_ids=batch.prompt_ids,
             prompt_mask=batch.prompt_mask,
+            real=None if batch.real is None else np.repeat(batch.real, m),
             completion_ids=y.token_ids,
             completion_mask=y.mask,
             contender_ids=anchor_here.token_ids[contenders],
@@ -312,14 +317,21 @@ class AlignmentTrainer(StateSaving, BackendTrainer, keras.Model):
 
         last_is_stop = sum(ops.cast(ops.equal(t.completion_ids[:, -1], s), "int32") for s in self.rollout.stop_token_ids)
         full = ops.logical_and(t.completion_mask[:, -1], ops.equal(last_is_stop, 0))
-        logs |= {
+        real = ops.cast(ops.ones_like(full) if t.real is None else t.real, "float32")
+        share = ops.mean(real)
+
+        def mean(values):
+            return ops.mean(real * ops.cast(values, "float32")) / share
+
+        logs |= reward_logs(t)
+        return loss, logs | {
             "loss": loss,
-            "kl_anchor": ops.mean(log_prob - t.anchor_log_prob),
-            "kl_reference": ops.mean(log_prob - t.reference_log_prob),
-            "completion_length": ops.mean(ops.sum(ops.cast(t.completion_mask, "float32"), axis=1)),
-            "truncated": ops.mean(ops.cast(full, "float32")),
+            "abstained": (logs["abstained"] - (1 - share)) / share,
+            "kl_anchor": mean(log_prob - t.anchor_log_prob),
+            "kl_reference": mean(log_prob - t.reference_log_prob),
+            "completion_length": mean(ops.sum(ops.cast(t.completion_mask, "int32"), axis=1)),
+            "truncated": mean(full),
         }
-        return loss, logs | reward_logs(t)
 
     def scores(self, t):
         """`Scores` of a `Trajectory`: one forward pass for the policy's samples and the contenders, by microbatches."""
@@ -491,6 +503,7 @@ class AlignmentTrainer(StateSaving, BackendTrainer, keras.Model):
                 "freezing layers). Do that first, then make the trainer."
             )
         with self.distributed():
+            devices, _ = batch_devices()
             if settings.get("training"):
                 check_rows(batch_size, "`batch_size`")
         fitting = self.rollout.fitting()
@@ -501,6 +514,7 @@ class AlignmentTrainer(StateSaving, BackendTrainer, keras.Model):
             batch_size,
             pad_id=self.rollout.tokenizer.pad_token_id,
             start=lambda: int(ops.convert_to_numpy(self.cursor.value)) if settings.get("training") else 0,
+            multiple=devices,
             share=process_share(),
             **settings,
         )

@@ -88,7 +88,7 @@ class BackendTrainer(OneDevice):
         trainable, non_trainable, metrics = state
         (trajectory,) = data
         with self._scope(trainable, non_trainable, None, metrics) as scope:
-            logs = self.track(self.loss_and_logs(trajectory)[1], weight=trajectory.reward.shape[0])
+            logs = self.track(self.loss_and_logs(trajectory)[1], weight=trajectory.rows())
         return logs, self._state(scope, optimizer=False)
 
     def _scope(self, trainable, non_trainable, optimizer=None, metrics=None):

@@ -79,7 +79,7 @@ class BackendTrainer(OneDevice):
 
     def test_step(self, data):
         trajectory, _ = data
-        return self.track(self.loss_and_logs(trajectory)[1], weight=trajectory.reward.shape[0])
+        return self.track(self.loss_and_logs(trajectory)[1], weight=trajectory.rows())
 
 
 def _map_tensors(function, fields):

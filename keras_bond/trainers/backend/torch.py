@@ -67,4 +67,4 @@ class BackendTrainer(OneDevice):
 
     def test_step(self, data):
         (trajectory,) = data
-        return self.track(self.loss_and_logs(trajectory)[1], weight=trajectory.reward.shape[0])
+        return self.track(self.loss_and_logs(trajectory)[1], weight=trajectory.rows())
