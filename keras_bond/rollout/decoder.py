@@ -4,6 +4,7 @@ KerasHub's own layers copy all of a cache at every token, and on TensorFlow what
 """
 
 import functools
+import math
 
 import keras
 from keras import ops
@@ -25,17 +26,21 @@ def decode(backbone, token_ids, cache, index, mask):
     `mask` (B, S) is 1 in the columns that hold tokens. Where `index` is an int, the cache may still lack these columns.
     """
     columns = index + ops.arange(token_ids.shape[1], dtype="int32")
-    seen = ops.expand_dims(columns, 1) >= ops.arange(mask.shape[1], dtype="int32")
-    seen = ops.logical_and(seen, ops.expand_dims(ops.cast(mask, "bool"), 1))
+    distance = ops.expand_dims(columns, 1) - ops.arange(mask.shape[1], dtype="int32")
+    held = ops.expand_dims(ops.cast(mask, "bool"), 1)
     x = backbone.token_embedding(token_ids)
     x = x * ops.cast(ops.sqrt(backbone.hidden_dim), x.dtype)
-    rotations, updated = {}, []
+    rotations, seen, updated = {}, {}, []
     for layer, layer_cache in zip(backbone.transformer_layers, cache, strict=True):
-        rope = layer.attention.rope_layer
+        attention, rope = layer.attention, layer.attention.rope_layer
         kind = rope.max_wavelength, rope.scaling_factor
         if kind not in rotations:
             rotations[kind] = rope._compute_cos_sin_embedding(layer_cache[0], positions=columns)
-        run = functools.partial(_decode_layer, layer, index=index, seen=seen, rotation=rotations[kind])
+        window = min(mask.shape[1], attention.sliding_window_size if attention.use_sliding_window_attention else math.inf)
+        if window not in seen:
+            within = ops.logical_and(distance >= 0, distance < window)
+            seen[window] = ops.logical_and(within, held)
+        run = functools.partial(_decode_layer, layer, index=index, seen=seen[window], rotation=rotations[kind])
         x, layer_cache = layer.rematerialized_call(run, x)(x, layer_cache)  # `run` as it is, but for `keras.RematScope`
         updated.append(layer_cache)
     return backbone.layer_norm(x), updated
@@ -66,13 +71,39 @@ def _decode_layer(layer, x, cache, index, seen, rotation):
         query, key = attention.query_norm(query), attention.key_norm(key)
     keys = write_columns(keys, index, rotate(key))
     values = write_columns(values, index, attention.value_dense(h))
-    h = attention.output_dense(attention._compute_attention(rotate(query), keys, values, seen, cache_update_index=index))
+    h = attention.output_dense(_attend(attention, rotate(query), keys, values, seen))
     x = add(x, layer.post_attention_norm(h) if layer.use_post_attention_norm else h)
 
     h = layer.pre_ffw_norm(x)
     h = keras.activations.gelu(layer.gating_ffw(h), approximate=True) * layer.gating_ffw_2(h)
     h = layer.ffw_linear(h)
     return add(x, layer.post_ffw_norm(h) if layer.use_post_ffw_norm else h), (keys, values)
+
+
+def _attend(attention, query, keys, values, seen):
+    """softmax(query keys^T / sqrt(d)) values over the columns that are seen: (B, q, n, h).
+
+    As KerasHub's `_compute_attention`, but for the sliding window: there it is a mask of all columns by all columns, which
+    every layer makes anew at every token, and of which Torch reads the place on the host.
+
+    Args:
+        attention: the layer's attention.
+        query: (B, q, n, h).
+        keys, values: (B, S, k, h), where k divides n.
+        seen: (B, q, S) bool. A query that sees no column has some finite result.
+    """
+    (rows, length, heads, size), groups = query.shape, keys.shape[2]
+    scale = (size if attention.query_head_dim_normalize else attention.hidden_dim // heads) ** -0.5
+    cap = attention.logit_soft_cap
+    if attention._use_fused_attention_op():
+        cap = {} if cap is None else {"attn_logits_soft_cap": cap}
+        return ops.dot_product_attention(query, keys, values, mask=ops.expand_dims(seen, 1), scale=scale, **cap)
+    query = ops.reshape(query * ops.cast(scale, query.dtype), (rows, length, groups, heads // groups, size))
+    logits = ops.einsum("btkgh,bskh->bkgts", query, keys)
+    if cap is not None:
+        logits = ops.tanh(logits / cap) * cap
+    weights = ops.softmax(ops.where(seen[:, None, None], ops.cast(logits, "float32"), -1e9))
+    return ops.reshape(ops.einsum("bkgts,bskh->btkgh", ops.cast(weights, values.dtype), values), (rows, length, heads, size))
 
 
 def add(x, y):

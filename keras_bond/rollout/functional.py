@@ -95,8 +95,8 @@ class Recorded:
     Running a small model eagerly, Torch spends most of its time in Keras' Python. This runs the function once for every
     signature (shapes, dtypes and devices of its arguments), on tensors without values, records the operations, and from
     then on runs these alone. Tensors that are not arguments, such as frozen weights, are read where they were when it was
-    recorded; arguments may be written to in place. A function that reads a number on the host, as KerasHub's sliding
-    windows do, stays eager (`tolist` of a tensor that is no argument goes unseen: it is read once).
+    recorded; arguments may be written to in place. A function that reads a number on the host stays eager (`tolist` of a
+    tensor that is no argument goes unseen: it is read once).
 
     Args:
         function: of nests of tensors to a nest of tensors.

@@ -1,10 +1,12 @@
 """The pieces of a decoder's pass: what is written to a cache, and sums in float16."""
 
+import keras
 import numpy as np
 import pytest
+import tiny
 from keras import ops
 
-from keras_bond.rollout.decoder import add, write_columns
+from keras_bond.rollout.decoder import add, decode, new_cache, write_columns
 
 
 @pytest.mark.parametrize("index", [0, 1, 3, 4, ops.convert_to_tensor(1, "int32")], ids=str)
@@ -23,3 +25,26 @@ def test_in_float16_a_sum_stays_finite(to_numpy):
     )
     np.testing.assert_array_equal(to_numpy(add(*half)), np.array([65504, -65504], "float16"))
     np.testing.assert_array_equal(to_numpy(add(*single)), np.array([120000, -70000], "float32"))
+
+
+@pytest.mark.skipif(keras.config.backend() != "jax", reason="reads JAX's program")
+@pytest.mark.parametrize("kind", ["gemma2", "gemma3"])
+def test_a_window_is_a_mask_of_the_tokens_at_hand_once_for_all_layers(kind):
+    """Not of all columns by all columns, and not in every layer."""
+    import jax
+    import jax.extend
+
+    def masks(jaxpr):
+        for equation in jaxpr.eqns:
+            yield from (v.aval.shape for v in equation.outvars if v.aval.dtype == bool and v.aval.shape[-1:] == (11,))
+            for inner in jax.extend.core.jaxprs_in_params(equation.params):
+                yield from masks(inner)
+
+    def masks_of(model):
+        mask, cache = ops.ones((3, 11), "int32"), new_cache(model.backbone, (3, 11), "float32")
+        token = lambda column: decode(model.backbone, ops.ones((3, 1), "int32"), cache, column, mask)[0]  # noqa: E731
+        return [*masks(jax.make_jaxpr(token)(np.int32(7)).jaxpr)]
+
+    made, plain = masks_of(tiny.causal_lm(kind)), masks_of(tiny.causal_lm("gemma"))
+    assert all(shape.count(11) == 1 for shape in made)
+    assert made.count((3, 1, 11)) == plain.count((3, 1, 11)) + 1  # in two or six layers

@@ -3,8 +3,10 @@
 import keras
 import numpy as np
 import pytest
+import tiny
 from keras import ops
 
+from keras_bond.rollout import Rollout, weights_of
 from keras_bond.rollout.functional import Recorded
 
 RECORDS = keras.config.backend() == "torch"
@@ -132,3 +134,19 @@ def test_a_loop_ends_where_its_condition_says(read_on_the_host, jit_compile, to_
         assert int(i) == steps
         np.testing.assert_array_equal(to_numpy(x), [(3 ** (steps + 1) - 1) / 2] * 2)
         np.testing.assert_array_equal([float(to_numpy(p)[0]) for p in pair], [steps % 2, 1 - steps % 2])
+
+
+@pytest.mark.parametrize("kind", ["gemma", "gemma2", "gemma3"])
+def test_sampling_and_scoring_are_recorded_windows_and_all(kind, monkeypatch, to_numpy):
+    if not RECORDS:
+        pytest.skip("compilers cannot read a tensor")
+    import torch
+
+    recordings, record = [], Recorded._record
+    monkeypatch.setattr(Recorded, "_record", lambda self, args: recordings.append(record(self, args)) or recordings[-1])
+    rollout = Rollout(tiny.causal_lm(kind), 8, 6)
+    prompt, weights = rollout.pad(rollout.encode(["ab", "cabc"])), weights_of(rollout.causal_lm)
+    completions = rollout.sample(weights, *prompt, np.full((2, 6), 0.6, "float32"))
+    rollout.score(weights, *prompt, completions.token_ids)
+    assert len(recordings) == 3  # of the prompts, of a token, of the scores
+    assert all(isinstance(recording, torch.nn.Module) for recording in recordings)
