@@ -97,13 +97,21 @@ def _attend(attention, query, keys, values, seen):
     cap = attention.logit_soft_cap
     if attention._use_fused_attention_op():
         cap = {} if cap is None else {"attn_logits_soft_cap": cap}
-        return ops.dot_product_attention(query, keys, values, mask=ops.expand_dims(seen, 1), scale=scale, **cap)
+        if length > 1:  # cuDNN has a gradient for even lengths alone; a token that is sampled needs none
+            query, keys, values, seen = (_even(array, (1,)) for array in (query, keys, values, _even(seen, (2,))))
+        attended = ops.dot_product_attention(query, keys, values, mask=ops.expand_dims(seen, 1), scale=scale, **cap)
+        return attended[:, :length]
     query = ops.reshape(query * ops.cast(scale, query.dtype), (rows, length, groups, heads // groups, size))
     logits = ops.einsum("btkgh,bskh->bkgts", query, keys)
     if cap is not None:
         logits = ops.tanh(logits / cap) * cap
     weights = ops.softmax(ops.where(seen[:, None, None], ops.cast(logits, "float32"), -1e9))
     return ops.reshape(ops.einsum("bkgts,bskh->btkgh", ops.cast(weights, values.dtype), values), (rows, length, heads, size))
+
+
+def _even(array, axes):
+    """`array`, with a zero more along each of `axes` that is odd."""
+    return ops.pad(array, [(0, array.shape[axis] % 2 if axis in axes else 0) for axis in range(len(array.shape))])
 
 
 def add(x, y):

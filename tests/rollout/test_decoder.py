@@ -6,6 +6,7 @@ import pytest
 import tiny
 from keras import ops
 
+from keras_bond.rollout import Rollout
 from keras_bond.rollout.decoder import add, decode, new_cache, write_columns
 
 
@@ -48,3 +49,25 @@ def test_a_window_is_a_mask_of_the_tokens_at_hand_once_for_all_layers(kind):
     made, plain = masks_of(tiny.causal_lm(kind)), masks_of(tiny.causal_lm("gemma"))
     assert all(shape.count(11) == 1 for shape in made)
     assert made.count((3, 1, 11)) == plain.count((3, 1, 11)) + 1  # in two or six layers
+
+
+def test_fused_attention_says_the_same_at_odd_lengths(monkeypatch):
+    """KerasHub takes it on a GPU, where cuDNN has a gradient for even lengths alone; here it is the backend's own."""
+    policy, lengths = tiny.causal_lm(), []
+    rollout = Rollout(policy, 8, 5)
+    ids, mask = rollout.pad(rollout.encode(["ab", "cbaab"]), 8)
+    completions = np.array([[4, 5, 6, 4, 1], [6, 1, 0, 0, 0]], "int32")
+    plain = ops.convert_to_numpy(rollout.token_log_probs(*map(ops.convert_to_tensor, (ids, mask, completions))))
+
+    def fused(query, key, value, **settings):
+        lengths.extend(array.shape[1] for array in (query, key, value))
+        return attend(query, key, value, **settings)
+
+    attend = ops.dot_product_attention
+    monkeypatch.setattr(ops, "dot_product_attention", fused)
+    monkeypatch.setattr(type(policy.backbone.transformer_layers[0].attention), "_use_fused_attention_op", lambda self: True)
+    two = np.repeat(completions, 2, axis=0)  # two a prompt: 7 columns are read, then 6 from there on
+    apart = ops.convert_to_numpy(rollout.token_log_probs(*map(ops.convert_to_tensor, (ids, mask, two))))
+    assert lengths
+    assert not any(length % 2 for length in lengths)
+    np.testing.assert_allclose(apart[::2], plain, rtol=0, atol=64 * np.finfo("float32").eps * np.abs(plain).max())
