@@ -3,6 +3,8 @@ import pytest
 
 from keras_bond.data import Fitting, bucket, pad_left
 
+pytestmark = pytest.mark.any_backend
+
 
 def test_buckets_hold_what_they_are_asked_for_and_are_few():
     for limit in (1, 7, 8, 100, 1024):

@@ -10,6 +10,8 @@ import tensorflow as tf
 
 from keras_bond.data import Table, is_stream
 
+pytestmark = pytest.mark.any_backend
+
 TEXT = ["My fellow", "We must", "The state of", "Our äußerst"]
 TOPIC, YEAR = ["greeting", "duty", "union", "ours"], [1, 2, 3, 4]
 TABLE = {"prompt": TEXT, "topic": TOPIC, "year": YEAR}

@@ -36,6 +36,8 @@ from keras_bond.experiments.notebook import Source, parameters_in
         ("", {}),
     ],
 )
+
+pytestmark = pytest.mark.any_backend
 def test_parameters(code, expected):
     found = parameters_in(code)
     assert found == expected

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
+import pytest
 from matplotlib.text import Text
 
 from keras_bond.evaluation import CalibrationBin, Estimate
@@ -16,6 +17,8 @@ from keras_bond.experiments.plots import (
     training_figure,
 )
 from keras_bond.experiments.tables import SHOWN, estimates_table
+
+pytestmark = pytest.mark.any_backend
 
 POINTS = [{"n": 2, "kl": 0.19, "win_rate": 0.65, "reward": 0.3}]
 

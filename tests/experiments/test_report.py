@@ -18,6 +18,8 @@ from keras_bond.experiments.findings import Interval, interval, verdict
 from keras_bond.experiments.results import write_results
 from keras_bond.experiments.spec import cell_name
 
+pytestmark = pytest.mark.any_backend
+
 RECORD = {
     "status": "ok",
     "error": None,

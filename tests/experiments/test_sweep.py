@@ -18,6 +18,8 @@ from keras_bond.experiments import notebook as notebooks
 from keras_bond.experiments import report, spec, sweep
 from keras_bond.experiments.provenance import record_of, sources_of
 
+pytestmark = pytest.mark.any_backend
+
 RUNNABLE = pytest.mark.skipif(
     keras.config.backend() != "jax", reason="what runs a notebook knows no backend: once is enough"
 )

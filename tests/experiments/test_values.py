@@ -33,6 +33,8 @@ from keras_bond.experiments.values import is_json, json_of, read, text_of
         ("", ""),
     ],
 )
+
+pytestmark = pytest.mark.any_backend
 def test_values(text, expected):
     value = read(text)
     assert value == expected

@@ -19,6 +19,8 @@ from keras_bond.experiments import notebook as notebooks
 from keras_bond.experiments import provenance
 from keras_bond.experiments import run as runner
 
+pytestmark = pytest.mark.any_backend
+
 BACKEND = keras.config.backend()
 RUNNABLE = pytest.mark.skipif(BACKEND != "jax", reason="what runs a notebook knows no backend: once is enough")
 PARAMETERS = 'steps = 3  # updates\nrate = None\nname = "a" * 2\noutput = "runs"'
