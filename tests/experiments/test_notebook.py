@@ -8,6 +8,8 @@ import pytest
 from keras_bond.experiments import notebook as notebooks
 from keras_bond.experiments.notebook import Source, parameters_in
 
+pytestmark = pytest.mark.any_backend
+
 
 @pytest.mark.parametrize(
     ("code", "expected"),
@@ -36,8 +38,6 @@ from keras_bond.experiments.notebook import Source, parameters_in
         ("", {}),
     ],
 )
-
-pytestmark = pytest.mark.any_backend
 def test_parameters(code, expected):
     found = parameters_in(code)
     assert found == expected

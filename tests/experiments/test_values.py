@@ -8,6 +8,8 @@ import pytest
 
 from keras_bond.experiments.values import is_json, json_of, read, text_of
 
+pytestmark = pytest.mark.any_backend
+
 
 @pytest.mark.parametrize(
     ("text", "expected"),
@@ -33,8 +35,6 @@ from keras_bond.experiments.values import is_json, json_of, read, text_of
         ("", ""),
     ],
 )
-
-pytestmark = pytest.mark.any_backend
 def test_values(text, expected):
     value = read(text)
     assert value == expected
