@@ -71,8 +71,8 @@ class Learned:
         self.model.optimizer.build(self.model.trainable_variables)
 
     def __call__(self, trajectory):
-        """(None, p_less_equal) of the policy's samples, (R,): ties are not told apart."""
-        return None, self.predict(*_completions(trajectory))
+        """(None, p_less_equal) of the policy's samples, (R,): ties are not told apart. NaN where one has no reward."""
+        return None, np.where(np.isnan(trajectory.reward), np.float32(np.nan), self.predict(*_completions(trajectory)))
 
     def predict(self, prompt_ids, prompt_mask, completion_ids, completion_mask):
         """p_<= of completions, (R,): prompts (R, P), left-padded, and completions (R, T), with their masks."""
@@ -80,11 +80,14 @@ class Learned:
         return np.maximum(ops.convert_to_numpy(self.model.predict_on_batch(inputs)), np.float32(self.floor))
 
     def observe(self, trajectory):
-        """One step of Adam on the cross-entropy of these samples."""
+        """One step of Adam on the cross-entropy of these samples; none where no sample can be compared."""
         of_anchor = trajectory.relative_anchor_rewards[:, : self.num_samples]
-        labels = monte_carlo_quantiles(trajectory.relative_reward, of_anchor)[1]
-        loss = self.model.train_on_batch(_inputs(*_completions(trajectory)), ops.convert_to_numpy(labels))
-        self.history.append(float(loss))
+        labels = ops.convert_to_numpy(monte_carlo_quantiles(trajectory.relative_reward, of_anchor)[1])
+        valid = ~np.isnan(labels)
+        if valid.any():
+            labels, weights = np.where(valid, labels, 0), valid / valid.mean(dtype="float32")
+            loss = self.model.train_on_batch(_inputs(*_completions(trajectory)), labels, weights)
+            self.history.append(float(loss))
 
     @property
     def variables(self):
