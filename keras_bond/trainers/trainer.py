@@ -229,7 +229,7 @@ class AlignmentTrainer(StateSaving, BackendTrainer, keras.Model):
         prompt = rows_spread(batch.prompt_ids), rows_spread(batch.prompt_mask)
 
         sources = [(draw.policy, draw.policy_uniforms), (draw.anchor, draw.anchor_uniforms)][: 2 if k else 1]
-        y, *others = rollout.sample_each(sources, *prompt)
+        y, *others = rollout.trim(rollout.sample_each(sources, *prompt))
         (anchor_samples,) = others or [y]
 
         def log_prob(weights):

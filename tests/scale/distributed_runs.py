@@ -14,6 +14,7 @@ from keras import distribution
 
 from keras_bond import BOND, JBOND, scale
 from keras_bond.quantiles import Learned
+from keras_bond.rollout import sizes
 
 LOGGED = ("loss", "kl_anchor", "kl_reference", "reward", "grad_norm", "anchor_distance")
 JEFFREYS = {"n": 2, "beta": 0.4, "eta": 0.1, "gamma": 0.3}
@@ -24,6 +25,7 @@ RUNS = {  # algorithm, its arguments, LoRA's rank, steps, modes
     "BOND, learned quantiles": (BOND, {"n": 2}, None, 2, ("one", "batch, model")),
 }
 DEVICES = jax.devices()
+sizes.FIRST_SEGMENT = 2  # two programs sample 5 tokens
 
 
 def policy(lora):
