@@ -47,7 +47,7 @@ def calibration(learned, rollout, evaluation, bins=10):
     Source: BOND, figure 9, compares the two ways to train; this compares the estimates themselves.
     """
     samples, reference = evaluation.samples, evaluation.reference_samples
-    check_at_least(1, bins=bins)
+    bins = check_at_least(1, bins=bins)
     if samples.rewards.size < bins:
         raise ValueError(f"`bins` may be at most the number of samples, {samples.rewards.size}. Received: bins={bins}")
     ids, mask = rollout.pad(rollout.encode(evaluation.prompts))

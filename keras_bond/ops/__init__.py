@@ -26,6 +26,7 @@ from keras_bond.ops.sequences import (
     sequence_log_prob,
     token_kl,
     token_log_probs,
+    truncated_draw,
 )
 
 __all__ = [
@@ -57,5 +58,6 @@ __all__ = [
     "smallest_divisor",
     "token_kl",
     "token_log_probs",
+    "truncated_draw",
     "win_rate",
 ]

@@ -120,7 +120,9 @@ class AlignmentTrainer(StateSaving, BackendTrainer, keras.Model):
         **kwargs,
     ):
         super().__init__(name=name, **kwargs)
-        check_at_least(1, num_samples=num_samples, microbatch_size=1 if microbatch_size is None else microbatch_size)
+        num_samples, seed = check_at_least(1, num_samples=num_samples), check_at_least(0, seed=seed)
+        if microbatch_size is not None:
+            microbatch_size = check_at_least(1, microbatch_size=microbatch_size)
         check_reward(reward)
         _check_sampler(sampler)
         self.rollout = Rollout(
