@@ -53,9 +53,8 @@ class RowwiseSGD(keras.optimizers.SGD):
     def __init__(
         self, learning_rate=0.01, momentum=0.0, damping=1.0, shrinkage=0.0, horizon=100, name="rowwise_sgd", **kwargs
     ):
-        check_positive(damping=damping)
-        check_not_negative(shrinkage=shrinkage)
-        check_at_least(1, horizon=horizon)
+        damping, shrinkage = check_positive(damping=damping), check_not_negative(shrinkage=shrinkage)
+        horizon = check_at_least(1, horizon=horizon)
         super().__init__(learning_rate, momentum=momentum, name=name, **kwargs)
         self.damping, self.shrinkage, self.horizon = damping, shrinkage, horizon
 

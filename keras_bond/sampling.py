@@ -76,10 +76,10 @@ class BestOfNSampler:
         seed=0,
         rollout=None,
     ):
-        check_at_least(1, n=n, batch_size=batch_size)
         check_reward(reward)
-        self.policy, self.reward, self.n = policy, reward, n
-        self.batch_size, self.seed = batch_size, seed
+        self.policy, self.reward = policy, reward
+        self.n, self.batch_size = check_at_least(1, n=n, batch_size=batch_size)
+        self.seed = check_at_least(0, seed=seed)
         self.rollout = rollout or Rollout(policy, max_prompt_length, max_completion_length, temperature, stop_token_ids)
         self._calls = 0
 

@@ -59,8 +59,7 @@ class PerUpdate(keras.optimizers.schedules.LearningRateSchedule):
 
     def __init__(self, schedule, steps, name="per_update"):
         super().__init__()
-        check_at_least(1, steps=steps)
-        self.schedule, self.steps, self.name = schedule, steps, name
+        self.schedule, self.steps, self.name = schedule, check_at_least(1, steps=steps), name
 
     def __call__(self, step):
         return self.schedule(step // self.steps)

@@ -6,7 +6,7 @@ theta_a <- (1 - rate) theta_a + rate theta
 import keras
 from keras import ops
 
-from keras_bond._checks import check_at_least
+from keras_bond._checks import check_at_least, check_number
 
 
 class Anchor(keras.layers.Layer):
@@ -106,8 +106,7 @@ class PeriodicAnchor(Anchor):
 
     def __init__(self, period, **kwargs):
         super().__init__(**kwargs)
-        check_at_least(1, period=period)
-        self.period = period
+        self.period = check_at_least(1, period=period)
 
     def rate(self, update):
         return ops.equal(update % self.period, 0)
@@ -131,9 +130,7 @@ class EMAAnchor(Anchor):
 
     def __init__(self, eta=0.02, **kwargs):
         super().__init__(**kwargs)
-        if not 0 < eta <= 1:
-            raise ValueError(f"`eta` must lie in (0, 1]. Received: eta={eta}")
-        self.eta = eta
+        self.eta = check_number("lie in (0, 1]", lambda eta: 0 < eta <= 1, eta=eta)
 
     def rate(self, update):
         return self.eta

@@ -19,8 +19,7 @@ class EvaluateEvery(keras.callbacks.Callback):
 
     def __init__(self, evaluator, every):
         super().__init__()
-        check_at_least(1, every=every)
-        self.evaluator, self.every = evaluator, every
+        self.evaluator, self.every = evaluator, check_at_least(1, every=every)
         self.results = []
 
     def on_train_begin(self, logs=None):

@@ -76,7 +76,8 @@ class Feed(keras.utils.PyDataset):
         share=(0, 1),
     ):
         super().__init__()
-        check_at_least(1, batch_size=batch_size, steps_per_epoch=1 if num_batches is None else num_batches)
+        batch_size = check_at_least(1, batch_size=batch_size)
+        num_batches = None if num_batches is None else check_at_least(1, steps_per_epoch=num_batches)
         self.batch_size, self.training, self.fitting = batch_size, training, fitting
         self._pad_id, self._start, self._multiple, self._share = pad_id, start, multiple, share
         self._source: Any

@@ -3,6 +3,7 @@
 import numpy as np
 from keras import ops
 
+from keras_bond._checks import check_at_least
 from keras_bond.ops import best_of_n_kl, best_of_n_log_ratio, best_of_n_weights, monte_carlo_quantiles
 from keras_bond.rewards import ranks
 
@@ -131,13 +132,13 @@ def _log_ratio(rewards, reference_rewards, n, smoothing=0.0):
 
 
 def check_best_of_n(best_of_n, num_reference_samples):
-    """`best_of_n` must be `None`, or an integer of at least 2 with more reference samples than that."""
+    """`best_of_n`, which must be `None`, or an integer of at least 2 with more reference samples than that."""
     if best_of_n is None:
-        return
-    if not isinstance(best_of_n, int) or best_of_n < 2:
-        raise ValueError(f"`best_of_n` must be an integer of at least 2, or None. Received: best_of_n={best_of_n!r}")
+        return None
+    best_of_n = check_at_least(2, best_of_n=best_of_n)
     if num_reference_samples <= best_of_n:
         raise ValueError(
             f"`num_reference_samples` must be above `best_of_n`={best_of_n}, whose quantiles they estimate: raise it, the "
             f"paper takes 32. Received: num_reference_samples={num_reference_samples}"
         )
+    return best_of_n

@@ -50,7 +50,7 @@ def calibration(learned, rollout, evaluation, bins=10):
     """
     samples, reference = evaluation.samples, evaluation.reference_samples
     _, empirical = quantiles(samples.rewards, reference.rewards)
-    check_at_least(1, bins=bins)
+    bins = check_at_least(1, bins=bins)
     if empirical.count() < bins:
         raise ValueError(f"`bins` may be at most the number of samples, {empirical.count()}. Received: bins={bins}")
     ids, mask = rollout.pad(rollout.encode(evaluation.prompts))

@@ -47,10 +47,10 @@ class Evaluator:
         rollout=None,
     ):
         check_reward(reward)
-        check_at_least(1, num_samples=num_samples, num_reference_samples=num_reference_samples, batch_size=batch_size)
-        check_best_of_n(best_of_n, num_reference_samples)
-        self.policy, self.reward, self.seed, self.best_of_n = policy, reward, seed, best_of_n
-        self.num_samples, self.batch_size = num_samples, batch_size
+        num_reference_samples = check_at_least(1, num_reference_samples=num_reference_samples)
+        self.policy, self.reward, self.best_of_n = policy, reward, check_best_of_n(best_of_n, num_reference_samples)
+        self.num_samples, self.batch_size = check_at_least(1, num_samples=num_samples, batch_size=batch_size)
+        self.seed = check_at_least(0, seed=seed)
         self.rollout = rollout or Rollout(policy, max_prompt_length, max_completion_length, temperature)
         self.table, encoded = self.rollout.read(prompts)
         check_reward(reward, self.table.columns)
@@ -78,8 +78,7 @@ class Evaluator:
 
     def __call__(self, num_samples=None):
         """The present policy against the reference: an `Evaluation`."""
-        num_samples = self.num_samples if num_samples is None else num_samples
-        check_at_least(1, num_samples=num_samples)
+        num_samples = self.num_samples if num_samples is None else check_at_least(1, num_samples=num_samples)
         weights, reference = weights_of(self.policy), self.reference_samples
         samples = self._draw(self.rollout, weights, num_samples, 1, self._against_the_reference)
         if self.best_of_n is not None:

@@ -89,7 +89,7 @@ def load(path, best_of_n=None, seed=0):
         raise ValueError(
             f"`path` must be a file that `Evaluation.save` wrote, and whole. Received: {str(path)!r}, where {error}"
         ) from error
-    check_best_of_n(best_of_n, reference.rewards.shape[1])
+    best_of_n = check_best_of_n(best_of_n, reference.rewards.shape[1])
     if best_of_n is not None and np.isnan(reference.log_probs).any():
         raise ValueError(
             "`best_of_n` needs the log-probs of the reference's samples under the policy: evaluate with `best_of_n`, then "

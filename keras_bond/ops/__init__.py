@@ -26,6 +26,7 @@ from keras_bond.ops.sequences import (
     sequence_log_prob,
     token_kl,
     token_log_probs,
+    truncated_draw,
 )
 from keras_bond.ops.valid import is_valid, valid_mean
 
@@ -60,6 +61,7 @@ __all__ = [
     "smallest_divisor",
     "token_kl",
     "token_log_probs",
+    "truncated_draw",
     "valid_mean",
     "win_rate",
 ]

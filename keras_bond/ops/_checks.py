@@ -1,6 +1,6 @@
 """Argument checks shared by the ops."""
 
-import numbers
+import operator
 
 from keras import ops
 
@@ -11,9 +11,19 @@ def as_float(value):
     return value if str(value.dtype).endswith("float64") else ops.cast(value, "float32")
 
 
-def check_n(n):
-    if not isinstance(n, numbers.Integral) or n < 1:
-        raise ValueError(f"`n` must be an integer of at least 1, the number of samples of Best-of-n. Received: n={n!r}")
+def check_n(n, most=None):
+    """`n` as an int: at least 1, and at most `most`, the samples per prompt, where that is given."""
+    try:
+        count = 0 if isinstance(n, bool) else operator.index(n)
+    except TypeError:
+        count = 0
+    if count >= 1 and (most is None or count <= most):
+        return count
+    if most is None:
+        expected = "an integer of at least 1, the number of samples of Best-of-n"
+    else:
+        expected = f"an integer from 1 to {most}, the samples per prompt"
+    raise ValueError(f"`n` must be {expected}. Received: n={n!r}")
 
 
 def check_vector(name, value):

@@ -35,7 +35,7 @@ def best_of_n_log_ratio(p_less, p_less_equal, n):
 
     Source: BOND, Theorem 1.
     """
-    check_n(n)
+    n = check_n(n)
     p_less, p_less_equal = as_float(p_less), as_float(p_less_equal)
     possible = p_less_equal > 0
     ratio = p_less / ops.where(possible, p_less_equal, 1.0)
@@ -49,7 +49,7 @@ def best_of_n_win_rate(n):
     >>> best_of_n_win_rate(2)
     0.6666666666666666
     """
-    check_n(n)
+    n = check_n(n)
     return n / (n + 1)
 
 
@@ -59,7 +59,7 @@ def best_of_n_kl(n):
     >>> round(best_of_n_kl(4), 3)
     0.636
     """
-    check_n(n)
+    n = check_n(n)
     return math.log(n) - (n - 1) / n
 
 
@@ -69,7 +69,7 @@ def best_of_n_mean_log_quantile(n):
     >>> best_of_n_mean_log_quantile(4)
     -0.25
     """
-    check_n(n)
+    n = check_n(n)
     return -1 / n
 
 
@@ -100,8 +100,7 @@ def best_of_n_weights(rewards, n):
     """
     rewards = as_float(rewards)
     k = rewards.shape[1]
-    if not isinstance(n, int) or not 1 <= n <= k:
-        raise ValueError(f"`n` must be an integer from 1 to {k}, the samples per prompt. Received: n={n!r}")
+    n = check_n(n, most=k)
     one, others = ops.expand_dims(rewards, 2), ops.expand_dims(rewards, 1)
     below = ops.sum(ops.cast(others < one, "int32"), axis=2)
     up_to = ops.sum(ops.cast(others <= one, "int32"), axis=2)

@@ -2,6 +2,7 @@
 
 from keras import ops
 
+from keras_bond._checks import check_at_least, check_share
 from keras_bond.ops._checks import as_float
 from keras_bond.ops.policy_gradient import reinforce_loss
 from keras_bond.ops.valid import is_valid, valid_mean
@@ -82,8 +83,7 @@ def backward_kl_loss(log_prob, anchor_log_prob, bond_reward, n):
 
     Source: BOND, equations 10 to 12.
     """
-    if n < 2:
-        raise ValueError(f"`n` must be at least 2. Received: n={n}")
+    n = check_at_least(2, n=n)
     log_prob = as_float(log_prob)
     log_ratio = ops.stop_gradient(log_prob) - as_float(anchor_log_prob)
     reward = as_float(bond_reward)
@@ -125,6 +125,5 @@ def jeffreys_loss(forward, backward, beta=0.5):
 
     Source: BOND, equation 13.
     """
-    if not 0 <= beta <= 1:
-        raise ValueError(f"`beta` must lie in [0, 1]. Received: beta={beta}")
+    beta = check_share(beta=beta)
     return (1 - beta) * forward + beta * backward

@@ -8,6 +8,7 @@ import math
 
 from keras import ops
 
+from keras_bond._checks import check_at_least, check_not_negative
 from keras_bond.ops._checks import as_float, check_n, check_samples
 from keras_bond.ops.best_of_n import all_among, best_of_n_log_ratio
 from keras_bond.ops.valid import is_valid
@@ -40,8 +41,7 @@ def monte_carlo_quantiles(reward, anchor_rewards, smoothing=0.0):
 
     Source: BOND, section 4.1.
     """
-    if smoothing < 0:
-        raise ValueError(f"`smoothing` must be at least 0. Received: smoothing={smoothing}")
+    smoothing = check_not_negative(smoothing=smoothing)
     reward, anchor_rewards = as_float(reward), as_float(anchor_rewards)
     check_samples(reward, anchor_rewards)
     one = ops.expand_dims(reward, 1)
@@ -88,8 +88,7 @@ def bond_reward(p_less_equal, p_less=None, n=None):
         raise ValueError(f"`p_less` and `n` belong together: pass both or neither. Received: p_less={p_less!r}, n={n!r}")
     if n is None:
         return ops.log(as_float(p_less_equal))
-    if n < 2:
-        raise ValueError(f"`n` must be at least 2. Received: n={n}")
+    n = check_at_least(2, n=n)
     return best_of_n_log_ratio(p_less, p_less_equal, n) / (n - 1)
 
 
@@ -122,9 +121,7 @@ def jbond_reward(reward, anchor_rewards, n=None):
     reward, anchor_rewards = as_float(reward), as_float(anchor_rewards)
     check_samples(reward, anchor_rewards)
     k = anchor_rewards.shape[1]
-    n = k if n is None else n
-    if n > k:
-        raise ValueError(f"`n` must be at most {k}, the anchor samples per prompt. Received: n={n}")
+    n = k if n is None else check_n(n, most=k)
     better = ops.sum(ops.cast(anchor_rewards > ops.expand_dims(reward, 1), "int32"), axis=1)
     there = ops.sum(ops.cast(is_valid(anchor_rewards), "int32"), axis=1)
     penalty = ops.where(better >= n, -(2.0**n) * math.log(2) * all_among(better, there, n, k), 0.0)
@@ -139,5 +136,5 @@ def expected_jbond_reward(p_less_equal, n=2):
 
     Source: BOND, figure 8 (n = 2).
     """
-    check_n(n)
+    n = check_n(n)
     return -(2.0**n) * math.log(2) * (1.0 - as_float(p_less_equal)) ** n

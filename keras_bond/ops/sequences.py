@@ -4,8 +4,10 @@ log pi(y|x) is the SUM of the log-probs of the completion's tokens at the sampli
 nothing after it, no prompt token.
 """
 
+import numpy as np
 from keras import ops
 
+from keras_bond._checks import check_at_least, check_positive, check_share
 from keras_bond.ops._checks import as_float
 from keras_bond.ops.chunks import smallest_divisor
 
@@ -135,6 +137,56 @@ def draw_tokens(logits, uniforms, temperature=1.0):
     within, _ = _first_above(_pick(blocks, chosen), left)
     token_ids = chosen * block + within
     return token_ids, _pick(logits, token_ids) - ops.log(total)
+
+
+def truncated_draw(top_k=0, top_p=1.0, min_p=0.0):
+    """`draw_tokens` among the most probable tokens alone: a function that is called as `draw_tokens` is.
+
+        y ~ pi(y) / pi(K),    K = { v: rank(v) < top_k,  pi(w more probable than v | rank < top_k) < top_p,
+                                       pi(v) >= min_p max_w pi(w) }
+
+    with pi = softmax(logits / temperature): the temperature comes first, then top-k, then top-p of what it leaves, as in
+    `transformers`. A token as probable as the last one of K is in K too. The log-probabilities are those of the
+    distribution that is drawn from.
+
+    Args:
+        top_k: tokens; 0 is all.
+        top_p: in (0, 1], a probability; 1 is all.
+        min_p: in [0, 1], a share of the greatest probability; 0 is all.
+
+    Returns:
+        `draw(logits (B, V), uniforms (B,), temperature=1.0) -> (token_ids (B,), log_probs (B,))`.
+
+    Raises:
+        ValueError: if an argument is out of range.
+
+    Example:
+
+    >>> tokens, log_probs = truncated_draw(top_k=1)([[0.0, 1.0], [1.0, 0.0]], [0.1, 0.9])
+    >>> tokens.tolist(), log_probs.tolist()
+    ([1, 0], [0.0, 0.0])
+
+    Source: Holtzman et al. 2020, "The Curious Case of Neural Text Degeneration" (top-p).
+    """
+    check_at_least(0, top_k=top_k)
+    check_positive(top_p=top_p)
+    check_share(top_p=top_p, min_p=min_p)
+    if (top_k, top_p, min_p) == (0, 1, 0):
+        return draw_tokens
+
+    def draw(logits, uniforms, temperature=1.0):
+        logits = as_float(logits) / temperature
+        ranked = -ops.sort(-logits, axis=-1)
+        kept = ops.arange(ranked.shape[-1]) < (top_k or ranked.shape[-1])
+        if top_p < 1:
+            probabilities = ops.softmax(ops.where(kept, ranked, -np.inf))
+            kept = ops.logical_and(kept, ops.cumsum(probabilities, axis=-1) - probabilities < top_p)
+        if min_p > 0:
+            kept = ops.logical_and(kept, ranked >= ranked[:, :1] + float(np.log(min_p)))
+        least = ops.min(ops.where(kept, ranked, np.inf), axis=-1, keepdims=True)
+        return draw_tokens(ops.where(logits < least, -np.inf, logits), uniforms)
+
+    return draw
 
 
 def greedy_tokens(logits, uniforms=None, temperature=1.0):

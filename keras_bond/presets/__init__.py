@@ -29,7 +29,7 @@ def load(name, dtype=None):
     """The `CausalLM` of a bundled preset, of a folder or of a KerasHub preset name.
 
     Args:
-        name: str.
+        name: str, or the path of a folder.
         dtype: of the weights, such as `"bfloat16"`; as the preset has it by default.
 
     Raises:
@@ -37,7 +37,7 @@ def load(name, dtype=None):
     """
     import keras_hub  # here, so that a path is had without a backend
 
-    bundled = names()
+    name, bundled = str(name), names()
     known = name in keras_hub.models.CausalLM.presets or "://" in name
     if not (name in bundled or known or pathlib.Path(name, "config.json").is_file()):
         raise ValueError(

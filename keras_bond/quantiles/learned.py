@@ -4,7 +4,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_bond._checks import check_at_least, check_positive
+from keras_bond._checks import check_at_least, check_number, check_positive
 from keras_bond.ops import monte_carlo_quantiles
 
 
@@ -52,11 +52,9 @@ class Learned:
     """
 
     def __init__(self, num_samples=1, learning_rate=1e-3, floor=1e-3):
-        check_at_least(1, num_samples=num_samples)
-        check_positive(learning_rate=learning_rate)
-        if not 0 < floor < 1:
-            raise ValueError(f"`floor` must lie in (0, 1). Received: floor={floor}")
-        self.num_samples, self.learning_rate, self.floor = num_samples, learning_rate, floor
+        self.num_samples = check_at_least(1, num_samples=num_samples)
+        self.learning_rate = check_positive(learning_rate=learning_rate)
+        self.floor = check_number("lie in (0, 1)", lambda floor: 0 < floor < 1, floor=floor)
         self.history: list[float] = []
 
     def follow(self, policy):

@@ -2,7 +2,7 @@
 
 import keras
 
-from keras_bond._checks import check_at_least
+from keras_bond._checks import check_at_least, check_number
 from keras_bond.ops import monte_carlo_quantiles
 
 
@@ -25,10 +25,8 @@ class MonteCarlo:
     """
 
     def __init__(self, num_samples=16, smoothing=1.0):
-        check_at_least(1, num_samples=num_samples)
-        if not smoothing > 0:
-            raise ValueError(f"`smoothing` must be above 0, or log p_<= may be infinite. Received: smoothing={smoothing}")
-        self.num_samples, self.smoothing = num_samples, smoothing
+        self.num_samples = check_at_least(1, num_samples=num_samples)
+        self.smoothing = check_number("be above 0, or log p_<= may be infinite", lambda s: s > 0, smoothing=smoothing)
 
     def follow(self, policy):
         """Nothing is learned: nothing follows."""

@@ -7,13 +7,14 @@ shifted row has the same distribution.
 
 import functools
 import itertools
+import operator
 from typing import Any, NamedTuple
 
 import keras
 import numpy as np
 from keras import ops
 
-from keras_bond._checks import check_at_least
+from keras_bond._checks import check_at_least, check_number
 from keras_bond.data import Fitting, Table, bucket, encode, pad_left, token_id
 from keras_bond.ops import completion_mask, draw_tokens, in_chunks, in_turns, smallest_divisor, token_log_probs
 from keras_bond.rollout.adapters import differ_in_adapters_alone, join_sides, set_products, side_by_side, split_sides
@@ -95,20 +96,17 @@ class Rollout:
                 "The layers of the policy's backbone must be KerasHub's own: their parts are run here, not their `call`. "
                 f"Received: {', '.join(sorted(layer.__name__ for layer in theirs))}"
             )
-        check_at_least(1, max_prompt_length=max_prompt_length, max_completion_length=max_completion_length)
-        check_at_least(1, sampling_batch_size=1 if sampling_batch_size is None else sampling_batch_size)
-        if not temperature > 0:
-            raise ValueError(
-                "`temperature` must be above 0: at 0 all samples are the same (greedy) and Best-of-n of them is no better "
-                f"than one. Received: temperature={temperature}"
-            )
+        self.max_prompt_length = check_at_least(1, max_prompt_length=max_prompt_length)
+        self.max_completion_length = check_at_least(1, max_completion_length=max_completion_length)
+        self.sampling_batch_size = sampling_batch_size
+        if sampling_batch_size is not None:
+            self.sampling_batch_size = check_at_least(1, sampling_batch_size=sampling_batch_size)
+        expected = "be above 0: at 0 all samples are the same (greedy) and Best-of-n of them is no better than one"
+        self.temperature = check_number(expected, lambda temperature: temperature > 0, temperature=temperature)
         self.causal_lm = causal_lm
         self.tokenizer = causal_lm.preprocessor.tokenizer
-        self.max_prompt_length, self.long_prompts = max_prompt_length, long_prompts
+        self.long_prompts = long_prompts
         self.fitting()  # or an error
-        self.max_completion_length = max_completion_length
-        self.temperature = temperature
-        self.sampling_batch_size = sampling_batch_size
         self.stop_token_ids = self._stop_token_ids(stop_token_ids)
         set_products(causal_lm)
         self._draw = draw
@@ -433,8 +431,14 @@ class Rollout:
         return step + 1, cache, token, done, token_ids, log_probs
 
     def _stop_token_ids(self, stop_token_ids):
-        if stop_token_ids != "auto":
-            return tuple(int(t) for t in stop_token_ids)
+        if not (isinstance(stop_token_ids, str) and stop_token_ids == "auto"):
+            try:
+                return tuple(operator.index(token) for token in stop_token_ids)
+            except TypeError as error:  # no sequence, or not of integers: of letters, say
+                raise ValueError(
+                    '`stop_token_ids` must be "auto" or a sequence of token ids. '
+                    f"Received: stop_token_ids={stop_token_ids!r}"
+                ) from error
         end_of_turn = token_id(self.tokenizer, "<end_of_turn>")
         return (self.tokenizer.end_token_id, *([] if end_of_turn is None else [end_of_turn]))
 

@@ -30,7 +30,7 @@ class BestOfNSFT(AlignmentTrainer):
     parts = ("forward_loss",)
 
     def __init__(self, policy, reward, n=4, **kwargs):
-        check_at_least(2, n=n)
+        n = check_at_least(2, n=n)
         super().__init__(policy, reward, anchor=FrozenAnchor(), num_anchor_samples=n, **kwargs)
         self.n = n
 

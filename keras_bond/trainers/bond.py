@@ -47,8 +47,7 @@ class BOND(AlignmentTrainer):
     parts = ("forward_loss", "backward_loss", "log_quantile")
 
     def __init__(self, policy, reward, n=4, beta=0.5, quantiles=None, exact_ties=False, anchor=None, **kwargs):
-        check_at_least(2, n=n)
-        check_share(beta=beta)
+        n, beta = check_at_least(2, n=n), check_share(beta=beta)
         quantiles = MonteCarlo() if quantiles is None else quantiles
         if not isinstance(quantiles, (MonteCarlo, Learned)):
             raise ValueError(

@@ -27,7 +27,7 @@ class IterativeBOND(BOND):
 
     def __init__(self, policy, reward, n=2, period=1000, **kwargs):
         super().__init__(policy, reward, n=n, anchor=PeriodicAnchor(period), **kwargs)
-        self.period = period
+        self.period = self.anchor.period
 
     def get_config(self):
         config = super().get_config()

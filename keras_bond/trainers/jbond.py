@@ -73,14 +73,12 @@ class JBOND(AlignmentTrainer):
         anchor=None,
         **kwargs,
     ):
-        check_at_least(2, n=n)
-        num_anchor_samples = n if num_anchor_samples is None else num_anchor_samples
-        check_at_least(n, num_anchor_samples=num_anchor_samples)
-        check_share(beta=beta)
-        check_not_negative(gamma=gamma)
+        n, beta, gamma = check_at_least(2, n=n), check_share(beta=beta), check_not_negative(gamma=gamma)
+        num_anchor_samples = check_at_least(n, num_anchor_samples=n if num_anchor_samples is None else num_anchor_samples)
         samples = {"num_anchor_samples": num_anchor_samples, "num_best_of": n, "variance_reduction": variance_reduction}
         super().__init__(policy, reward, anchor=anchor or EMAAnchor(eta), **samples, **kwargs)
-        self.n, self.beta, self.eta, self.gamma = n, beta, eta, gamma
+        self.n, self.beta, self.gamma = n, beta, gamma
+        self.eta = getattr(self.anchor, "eta", eta)
 
     def objective(self, scores, trajectory):
         reward = jbond_reward(trajectory.relative_reward, trajectory.relative_anchor_rewards, self.n)

@@ -38,8 +38,7 @@ class Reinforce(AlignmentTrainer):
     relative = staticmethod(differences)
 
     def __init__(self, policy, reward, beta_rl=0.1, num_samples=2, **kwargs):
-        check_not_negative(beta_rl=beta_rl)
-        check_at_least(2, num_samples=num_samples)
+        beta_rl, num_samples = check_not_negative(beta_rl=beta_rl), check_at_least(2, num_samples=num_samples)
         super().__init__(policy, reward, anchor=FrozenAnchor(), num_anchor_samples=0, num_samples=num_samples, **kwargs)
         self.beta_rl = beta_rl
 

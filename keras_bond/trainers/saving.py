@@ -47,8 +47,9 @@ class StateSaving(keras.Model):
         }
 
     def set_state_tree(self, state_tree):
-        """Assign what `get_state_tree` returned; an optimizer's part may be missing."""
+        """Assign what `get_state_tree` returned; an optimizer's part may be missing. Before `compile` it waits for that."""
         state, trained = self._state_variables(), ("trainable_variables", "non_trainable_variables")
+        waiting = None if self.compiled else state_tree.get("optimizer_variables")
         state = {group: variables for group, variables in state.items() if group in trained or state_tree.get(group)}
         state_tree = {group: [value for _, value in sorted(state_tree.get(group, {}).items())] for group in state}
         for group, variables in state.items():
@@ -61,9 +62,24 @@ class StateSaving(keras.Model):
         for group, variables in state.items():
             for variable, value in zip(variables, state_tree[group], strict=True):
                 variable.assign(value)
+        self._optimizer_state = lambda: waiting
+
+    def give_optimizer_its_state(self):
+        """At `compile`: to the optimizer what was loaded before it was there.
+
+        Raises:
+            ValueError: if it is another optimizer's.
+        """
+        waiting = getattr(self, "_optimizer_state", lambda: None)()
+        if waiting is not None:
+            self.set_state_tree(self.get_state_tree() | {"optimizer_variables": waiting})
+
+    def has_lora(self):
+        """Whether the policy has LoRA."""
+        return any(getattr(layer, "lora_enabled", False) for layer in self.policy._flatten_layers())
 
     def save_own_variables(self, store):
-        if any(getattr(layer, "lora_enabled", False) for layer in self.policy._flatten_layers()):
+        if self.has_lora():
             raise ValueError(
                 "`save` cannot hold a policy with LoRA: Keras merges the adapter into the kernel, and the copy could never "
                 "be trained on. Use `save_weights`, and `policy.save_to_preset` for the merged result."

@@ -34,6 +34,7 @@ from keras_bond.rollout import (
 )
 from keras_bond.schedules import count_updates
 from keras_bond.trainers.backend import BackendTrainer, rows_here, rows_spread
+from keras_bond.trainers.callback_checks import check_callbacks
 from keras_bond.trainers.guards import Guards, check_precision, inner, with_loss_scaling
 from keras_bond.trainers.progress import ProgressBar
 from keras_bond.trainers.saving import StateSaving
@@ -134,7 +135,9 @@ class AlignmentTrainer(StateSaving, BackendTrainer, keras.Model):
         **kwargs,
     ):
         super().__init__(name=name, **kwargs)
-        check_at_least(1, num_samples=num_samples, microbatch_size=1 if microbatch_size is None else microbatch_size)
+        num_samples, seed = check_at_least(1, num_samples=num_samples), check_at_least(0, seed=seed)
+        if microbatch_size is not None:
+            microbatch_size = check_at_least(1, microbatch_size=microbatch_size)
         check_reward(reward)
         _check_sampler(sampler)
         self.rollout = Rollout(
@@ -433,6 +436,7 @@ class AlignmentTrainer(StateSaving, BackendTrainer, keras.Model):
             )
         count_updates(inner(optimizer))
         super().compile(optimizer=optimizer, loss=None, auto_scale_loss=False, **kwargs)
+        self.give_optimizer_its_state()
 
     def fit(
         self,
@@ -474,10 +478,11 @@ class AlignmentTrainer(StateSaving, BackendTrainer, keras.Model):
                 f"Received: {', '.join(unsupported)}"
             )
         self._assert_compile_called("fit")
+        callbacks = [callbacks] if isinstance(callbacks, keras.callbacks.Callback) else list(callbacks or [])
+        check_callbacks(callbacks, [metric.name for metric in self.metrics], self.has_lora())
         self._build_optimizer()
         feed = self._open(x, batch_size, num_batches=steps_per_epoch, training=True, shuffle=shuffle, seed=self.seed)
         check_precision(self.trainable_variables, self.optimizer, updates=(epochs - initial_epoch) * len(feed))
-        callbacks = [callbacks] if isinstance(callbacks, keras.callbacks.Callback) else list(callbacks or [])
         if not any(isinstance(c, keras.callbacks.ProgbarLogger) for c in callbacks):
             callbacks.append(ProgressBar())
         callbacks.append(Guards())

@@ -227,8 +227,8 @@ def score(rollout, policy, prompts, samples):
     ("kwargs", "message"),
     [
         ({"num_samples": 0}, "`num_samples` must be an integer of at least 1. Received: num_samples=0"),
-        ({"best_of_n": 1}, "`best_of_n` must be an integer of at least 2, or None. Received: best_of_n=1"),
-        ({"best_of_n": 2.0}, "`best_of_n` must be an integer of at least 2, or None. Received: best_of_n=2.0"),
+        ({"best_of_n": 1}, "`best_of_n` must be an integer of at least 2. Received: best_of_n=1"),
+        ({"best_of_n": 2.0}, "`best_of_n` must be an integer of at least 2. Received: best_of_n=2.0"),
         (
             {"best_of_n": 4},
             "`num_reference_samples` must be above `best_of_n`=4, whose quantiles they estimate: raise it, the paper takes "

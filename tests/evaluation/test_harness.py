@@ -101,8 +101,12 @@ def test_agrees_with_the_hf_model_on_the_exported_folder(tmp_path):
     np.testing.assert_allclose(*([score for score, _ in each] for each in results), atol=1e-4)
     assert [greedy for _, greedy in results[0]] == [greedy for _, greedy in results[1]]
     assert results[0][2][1]
-    long = requests("loglikelihood_rolling", *((text,) for text in (prompts[0], " ".join(prompts[:3]))))
+    long = requests("loglikelihood_rolling", *((text,) for text in (prompts[0], " ".join(prompts[:3]), "")))
     np.testing.assert_allclose(ours.loglikelihood_rolling(long), theirs.loglikelihood_rolling(long), atol=1e-3)
+    with pytest.raises(
+        ValueError, match=r"tokens that are not the context's.* Received 0 tokens. In request 1: \('We wil', 'l'\)"
+    ):
+        ours.loglikelihood(requests("loglikelihood", ("We", " will"), ("We wil", "l")))  # one token: " will"
 
 
 @pytest.fixture(scope="module")
@@ -148,11 +152,11 @@ def plain_logits(policy, tokens, width=40):
     return logits[0, : len(tokens)].astype("float64")
 
 
-def plain_sample(policy, prompt, number, budget, segment, seed):
+def plain_sample(policy, prompt, number, budget, segment, seed, truncate=lambda p: p):
     """Token by token from the plain model, by inverting its distribution with the row's own random numbers."""
     tokens = list(prompt)
     for t in range(budget):
-        p = np.exp(plain_logits(policy, tokens)[-1])
+        p = truncate(np.exp(plain_logits(policy, tokens)[-1]))
         u = np.random.default_rng([seed, number, t - t % segment]).random(segment, "float32")[t % segment]
         tokens.append(int(np.searchsorted(np.cumsum(p / p.sum()), u)))
         if tokens[-1] == 1:
@@ -204,6 +208,66 @@ def test_the_temperature_is_that_of_the_samples(policy):
         assert abs(texts.count(letter) / len(texts) - p[token]) < 4 * error + 1e-9
 
 
+def nucleus(p, mass):
+    """The most probable tokens up to the one that reaches the mass, and 0 for the others."""
+    ranked = np.sort(p / p.sum())[::-1]
+    return np.where(p / p.sum() >= ranked[(np.cumsum(ranked) < mass).sum()], p, 0)
+
+
+@pytest.mark.parametrize(
+    ("settings", "truncate"),
+    [
+        ({"top_k": 2}, lambda p: np.where(p >= np.sort(p)[-2], p, 0)),
+        ({"top_p": np.float64(0.6), "top_k": -1}, lambda p: nucleus(p, 0.6)),
+        ({"min_p": 0.5, "num_beams": 1, "typical_p": None}, lambda p: np.where(p >= 0.5 * p.max(), p, 0)),
+    ],
+    ids=str,
+)
+def test_samples_are_of_the_most_probable_tokens(policy, settings, truncate):
+    contexts = ["ab", "c", "abcab"]
+    adapter = KerasHubLM(policy, batch_size=np.int64(2), seed=5)
+    asked = {"max_gen_toks": np.int64(8), "do_sample": True, **settings}
+    found = adapter.generate_until(requests("generate_until", *((context, asked) for context in contexts)))
+    rows = [plain_sample(policy, adapter.tok_encode(c), i, 8, 8, 5, truncate) for i, c in enumerate(contexts)]
+    assert found == [adapter.tok_decode(row) for row in rows]
+    assert rows != [plain_sample(policy, adapter.tok_encode(c), i, 8, 8, 5) for i, c in enumerate(contexts)]
+
+
+def test_an_empty_continuation_scores_nothing(policy):
+    adapter = KerasHubLM(policy, batch_size=2)
+    pairs = [("ab", "c"), ("ab", ""), ("", ""), ("", "ab"), ("ab ", "")]
+    scores = adapter.loglikelihood(requests("loglikelihood", *pairs))
+    assert [scores[i] for i in (1, 2, 4)] == [(0.0, True)] * 3
+    alone = adapter.loglikelihood(requests("loglikelihood", pairs[0], pairs[3]))
+    np.testing.assert_allclose([scores[i][0] for i in (0, 3)], [score for score, _ in alone], rtol=1e-6)
+
+
+@pytest.mark.parametrize("until", ["b", ["", "b", None], ["c" * 9, "b"], None, "", []], ids=repr)
+def test_stop_strings_as_tasks_give_them(policy, until):
+    adapter, settings = KerasHubLM(policy, seed=5), {"max_gen_toks": 8, "do_sample": True}
+    whole, text = (
+        adapter.generate_until(requests("generate_until", ("ab", {**settings, **more})))[0]
+        for more in ({}, {"until": until})
+    )
+    assert "b" in whole
+    assert text == (whole.split("b")[0] if until else whole)
+
+
+def test_what_is_answered_is_cached_at_once(policy, monkeypatch):
+    """What was done before an interruption need not be done again."""
+    adapter, cached, calls, sample = KerasHubLM(policy, batch_size=1), {}, [], Rollout.sample
+    monkeypatch.setattr(adapter.cache_hook, "add_partial", lambda kind, arguments, text: cached.update({arguments[0]: text}))
+
+    def once(*arguments):
+        calls.append(1)
+        return sample(*arguments) if len(calls) == 1 else sys.exit("interrupted")
+
+    monkeypatch.setattr(Rollout, "sample", once)
+    with pytest.raises(SystemExit):
+        adapter.generate_until(requests("generate_until", ("ab" * 9, {"max_gen_toks": 3}), ("c", {"max_gen_toks": 3})))
+    assert [*cached] == ["ab" * 9]
+
+
 def test_a_live_model_is_read_anew():
     policy, other = tiny.causal_lm(seed=0), tiny.causal_lm(seed=1)
     adapter = KerasHubLM(policy, batch_size=2)
@@ -251,7 +315,7 @@ def test_the_command_line_of_the_harness_has_it_too(monkeypatch):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"batch_size": "auto"}, "`batch_size` must be an integer of at least 1. Received: batch_size='auto'"),
+        ({"batch_size": "many"}, "`batch_size` must be an integer of at least 1. Received: batch_size='many'"),
         ({"max_length": 0}, "`max_length` must be an integer of at least 1. Received: max_length=0"),
         ({"seed": -1}, "`seed` must be an integer of at least 0. Received: seed=-1"),
         ({"dtype": "float16"}, "a model has its own. Received: dtype='float16', lora=None"),
@@ -275,24 +339,49 @@ def test_bad_arguments(policy, settings, message):
 @pytest.mark.parametrize(
     ("kind", "arguments", "message"),
     [
-        ("loglikelihood", ("a", "b" * 9), "A continuation must have 1 to `max_length`=8 tokens. Received 9, of (context, "),
-        ("loglikelihood", ("a", ""), "Received 0, of (context, continuation) = ('a', ''): raise `max_length`, or mend"),
+        (
+            "loglikelihood",
+            ("a", "b" * 9),
+            "1 to `max_length`=8 tokens that are not the context's: raise `max_length`, or mend",
+        ),
+        ("loglikelihood", ("a", "b" * 9), "Received 9 tokens. In request 1: ('a', 'bbbbbbbbb')"),
+        ("loglikelihood", ("a\ud800", "b"), r"valid Unicode"),
+        ("loglikelihood_rolling", ("a\ud800",), r"In request 1: ('a\ud800',)"),
         (
             "generate_until",
             ("a", {"max_gen_toks": 8}),
-            "at least 1 and below `max_length`=8: the context needs room. Received: max_gen_toks=8",
+            "below `max_length`=8: the context needs room. Received: max_gen_toks=8",
+        ),
+        ("generate_until", ("a", {"max_gen_toks": 0}), "Received: max_gen_toks=0 In request 1: ('a', {'max_gen_toks': 0})"),
+        (
+            "generate_until",
+            ("a", {"num_beams": 2}),
+            "of until, max_gen_toks, do_sample, temperature, top_k, top_p, min_p; others",
+        ),
+        ("generate_until", ("a", {"num_beams": 2}), "no counterpart here. Received: {'num_beams': 2} In request 1"),
+        ("generate_until", ("a", {"max_gen_toks": 4, "do_sample": True, "top_p": 1.5}), "Received: top_p=1.5 In request 1"),
+        (
+            "generate_until",
+            ("a", {"max_gen_toks": 4, "temperature": -1, "do_sample": True}),
+            "temperature=-1.0 In request 1",
         ),
         (
             "generate_until",
-            ("a", {"max_gen_toks": 4, "do_sample": True, "temperature": 1.0, "top_p": 0.9}),
-            "`generation_kwargs` must be of until, max_gen_toks, do_sample and temperature; top_k and the like have no",
+            ("a", {"max_gen_toks": 4, "until": [1]}),
+            "`until` must be a str or a list of str. Received: until=[1]",
         ),
-        ("generate_until", ("a", {"max_gen_toks": 4, "num_beams": 2}), "no counterpart here. Received: {'max_gen_toks': 4,"),
     ],
 )
-def test_what_cannot_be_answered_is_named(policy, kind, arguments, message):
+def test_what_cannot_be_answered_is_named_before_the_work_begins(policy, monkeypatch, kind, arguments, message):
+    monkeypatch.setattr(Rollout, "pad", lambda *arguments: pytest.fail("work began"))
+    good = {"loglikelihood": ("a", "b"), "loglikelihood_rolling": ("a",), "generate_until": ("a", {"max_gen_toks": 4})}
     with pytest.raises(ValueError, match=re.escape(message)):
-        getattr(KerasHubLM(policy, max_length=8), kind)(requests(kind, arguments))
+        getattr(KerasHubLM(policy, max_length=8), kind)(requests(kind, good[kind], arguments))
+
+
+def test_no_batch_size_is_searched_for(policy, caplog):
+    assert KerasHubLM(policy, batch_size="auto:4", dtype="auto").batch_size == 8
+    assert "`batch_size` is not searched for: auto:4 becomes 8" in caplog.text
 
 
 def test_greedy_ignores_what_shapes_a_distribution(policy):

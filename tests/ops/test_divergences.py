@@ -193,7 +193,7 @@ def test_losses_take_lists_and_half_precision(kind, to_numpy):
 
 @pytest.mark.parametrize("n", [1, 0])
 def test_backward_loss_refuses_best_of_one(n):
-    with pytest.raises(ValueError, match=rf"`n` must be at least 2. Received: n={n}"):
+    with pytest.raises(ValueError, match=rf"`n` must be an integer of at least 2. Received: n={n}"):
         backward_kl_loss(LOG_PROB, ANCHOR_LOG_PROB, REWARD, n)
 
 

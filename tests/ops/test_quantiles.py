@@ -114,7 +114,7 @@ def test_bond_reward_needs_p_less_and_n_together(p_less, n, message):
 
 
 def test_bond_reward_refuses_n_of_one():
-    with pytest.raises(ValueError, match=r"`n` must be at least 2. Received: n=1"):
+    with pytest.raises(ValueError, match=r"`n` must be an integer of at least 2. Received: n=1"):
         bond_reward(0.5, 0.5, 1)
 
 
@@ -141,7 +141,7 @@ def test_jbond_reward_is_the_mean_over_every_choice(n, k, to_numpy):
 def test_jbond_reward_refuses_more_than_there_are():
     with pytest.raises(ValueError) as error:
         jbond_reward([0.0], [[0.0, 1.0]], n=3)
-    assert str(error.value) == "`n` must be at most 2, the anchor samples per prompt. Received: n=3"
+    assert str(error.value) == "`n` must be an integer from 1 to 2, the samples per prompt. Received: n=3"
 
 
 def test_jbond_reward_of_zero_is_not_minus_zero(to_numpy):

@@ -11,6 +11,7 @@ from keras_bond.ops import (
     sequence_kl,
     sequence_log_prob,
     token_log_probs,
+    truncated_draw,
 )
 
 
@@ -210,3 +211,87 @@ def test_greedy_takes_the_first_of_the_best(to_numpy):
     np.testing.assert_array_equal(to_numpy(tokens), logits.argmax(-1))
     expected = log_softmax(logits / 0.6)[np.arange(100), logits.argmax(-1)]
     np.testing.assert_allclose(to_numpy(log_probs), expected, rtol=1e-5, atol=1e-6)
+
+
+# truncated_draw
+
+
+def kept_tokens(log_p, top_k, top_p, min_p):
+    """The tokens that may be drawn, by going through them from the most probable on: float64, without ties."""
+    order = np.argsort(-log_p)
+    order = order[: top_k or len(order)]
+    p = np.exp(log_p[order]) / np.exp(log_p[order]).sum()
+    return {v for i, v in enumerate(order) if p[:i].sum() < top_p and np.exp(log_p[v] - log_p.max()) >= min_p}
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.5, 3.0])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"top_k": 3},
+        {"top_k": 99},
+        {"top_p": 0.8},
+        {"top_p": 1e-6},
+        {"min_p": 0.4},
+        {"top_k": 4, "top_p": 0.7},
+        {"top_k": 6, "top_p": 0.9, "min_p": 0.2},
+    ],
+    ids=str,
+)
+def test_truncated_draw_is_the_renormalised_distribution(temperature, settings, to_numpy):
+    logits = np.random.default_rng(5).normal(size=11).astype("float32") * 2 + 50
+    log_p = log_softmax(logits.astype("float64") / temperature)
+    kept = kept_tokens(log_p, **{"top_k": 0, "top_p": 1, "min_p": 0, **settings})
+    log_p = log_softmax(np.where([v in kept for v in range(11)], log_p, -np.inf))
+    uniforms = ((np.arange(1000) + 0.5) / 1000).astype("float32")
+    expected = np.searchsorted(np.cumsum(np.exp(log_p)), uniforms, side="right")
+    assert np.abs(uniforms[:, None] - np.cumsum(np.exp(log_p))[:-1]).min() > 1e-6  # no uniform where rounding decides
+    tokens, log_probs = truncated_draw(**settings)(np.tile(logits, (1000, 1)), uniforms, temperature)
+    assert (ops.dtype(tokens), ops.dtype(log_probs)) == ("int32", "float32")
+    np.testing.assert_array_equal(to_numpy(tokens), expected)
+    np.testing.assert_allclose(to_numpy(log_probs), log_p[expected], rtol=1e-5, atol=1e-6)
+    assert {*to_numpy(tokens).tolist()} <= kept
+
+
+@pytest.mark.parametrize(
+    ("settings", "kept"),
+    [({"top_k": 2}, [1, 2, 3]), ({"top_p": 0.6}, [1, 2, 3]), ({"top_p": 0.4}, [2]), ({"min_p": 0.3}, [1, 2, 3])],
+)
+def test_truncated_draw_keeps_what_is_as_probable_as_the_last(settings, kept, to_numpy):
+    p = np.array([[1 / 16, 3 / 16, 1 / 2, 3 / 16, 1 / 16]])
+    tokens, _ = truncated_draw(**settings)(np.tile(np.log(p), (400, 1)), np.arange(400) / 400)
+    np.testing.assert_array_equal(np.unique(to_numpy(tokens)), kept)
+
+
+@pytest.mark.parametrize("vocabulary", [7, 4096])
+def test_truncated_draw_of_rows_that_differ(vocabulary, to_numpy):
+    """Each row has a set of its own, whatever stands beside it; holes stay holes."""
+    rng = np.random.default_rng(1)
+    logits = rng.normal(size=(32, vocabulary)) * 3
+    logits[:, ::3] = -np.inf
+    uniforms = rng.random(32)
+    uniforms[:8] = 1 - 2**-24
+    draw = truncated_draw(top_k=vocabulary - 1, top_p=0.9)
+    tokens = to_numpy(draw(logits, uniforms)[0])
+    for row, token in zip(logits, tokens, strict=True):
+        log_p = log_softmax(row.astype("float32"))
+        order = np.argsort(-log_p)
+        assert np.exp(log_p[order[: list(order).index(token)]]).sum() < 0.9 + 1e-5
+    alone = [int(to_numpy(draw(logits[i : i + 1], uniforms[i : i + 1])[0])[0]) for i in range(8)]
+    assert alone == tokens[:8].tolist()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"top_k": -1}, "`top_k` must be an integer of at least 0. Received: top_k=-1"),
+        ({"top_k": 2.5}, "`top_k` must be an integer of at least 0. Received: top_k=2.5"),
+        ({"top_p": 0.0}, "`top_p` must be above 0. Received: top_p=0.0"),
+        ({"top_p": 1.5}, r"`top_p` must lie in \[0, 1\]. Received: top_p=1.5"),
+        ({"min_p": -0.1}, r"`min_p` must lie in \[0, 1\]. Received: min_p=-0.1"),
+    ],
+)
+def test_truncated_draw_refuses_what_is_out_of_range(settings, message):
+    with pytest.raises(ValueError, match=message):
+        truncated_draw(**settings)

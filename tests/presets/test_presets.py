@@ -39,6 +39,10 @@ def test_it_models_english(to_numpy):
     assert log_probs[0] / length > -np.log(rollout.tokenizer.vocabulary_size()) / 2
 
 
+def test_a_folder_may_be_a_path():
+    assert presets.load(FOLDER).backbone.count_params() == presets.load("tiny_gemma").backbone.count_params()
+
+
 @pytest.mark.any_backend
 def test_unknown_names():
     with pytest.raises(ValueError, match=r"Expected one of \['tiny_gemma'\]. Received: 'gemma_2b_en'"):

@@ -42,6 +42,22 @@ def test_a_run_continues_where_its_state_was_saved(tmp_path, lora, orbax):
     assert int(rest.optimizer.iterations) == 6
 
 
+def test_the_optimizers_state_waits_for_compile(tmp_path):
+    whole = trainer_of()
+    whole.fit(PROMPTS, batch_size=4, steps_per_epoch=3, verbose=0)
+    whole.save_weights(tmp_path / "state.h5")
+    rest = JBOND(tiny.causal_lm(seed=9), tiny.letters_reward, max_prompt_length=8, max_completion_length=4)
+    rest.load_weights(tmp_path / "state.h5")
+    with pytest.raises(ValueError, match="its optimizer_variables are"):
+        rest.compile(keras.optimizers.Adam(0.1))
+    rest.compile(keras.optimizers.SGD(0.1, momentum=0.9))
+    assert int(rest.optimizer.iterations) == 3
+    for a, b in zip(values(whole.optimizer.variables), values(rest.optimizer.variables), strict=True):
+        np.testing.assert_array_equal(a, b)
+    rest.compile(keras.optimizers.SGD(0.1, momentum=0.9))  # anew, as Keras has it
+    assert int(rest.optimizer.iterations) == 0
+
+
 def test_saved_lora_keeps_its_gradients(tmp_path):
     trainer = trainer_of(lora=2)
     trainer.save_weights(tmp_path / "state.h5")
