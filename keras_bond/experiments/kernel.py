@@ -10,12 +10,14 @@ import warnings
 from ipykernel.kernelspec import get_kernel_dict
 from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.manager import AsyncKernelManager
+from nbformat.v4 import new_code_cell
 from papermill.clientwrap import PapermillNotebookClient
 from papermill.engines import Engine
 from papermill.execute import raise_for_execution_errors, remove_error_markers
 from papermill.iorw import load_notebook_node
-from papermill.parameterize import parameterize_notebook
+from papermill.translators import translate_parameters
 
+from keras_bond.experiments.notebook import is_of_parameters
 from keras_bond.experiments.values import json_of
 
 SPEC = get_kernel_dict()
@@ -37,14 +39,15 @@ def execute(notebook, target, parameters, values, progress=True):
     Raises:
         PapermillExecutionError: if a cell fails.
     """
-    node = load_notebook_node(notebook.node)
+    node = remove_error_markers(load_notebook_node(notebook.node))
     node.metadata.kernelspec = {"name": "python3", "display_name": SPEC["display_name"], "language": "python"}
-    if parameters:
-        node = parameterize_notebook(node, parameters)
     shown = {name: json.loads(json_of(value)) for name, value in parameters.items()}
     node.metadata.papermill |= {"input_path": str(notebook.path), "output_path": str(target), "parameters": shown}
-    node = remove_error_markers(node)
-    tags = [set(cell.metadata.tags) for cell in node.cells]
+    last = max((i for i, cell in enumerate(node.cells) if is_of_parameters(cell)), default=-1)
+    if parameters:
+        last += 1
+        code = translate_parameters("python3", "python", parameters, "Parameters")
+        node.cells.insert(last, new_code_cell(code, metadata={"tags": ["injected-parameters"]}))
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "the file is not specified", module="papermill")  # a question mark in its name
         node = _Engine.execute_notebook(
@@ -52,7 +55,7 @@ def execute(notebook, target, parameters, values, progress=True):
             "python3",
             output_path=str(target),
             progress_bar=progress,
-            last=max((i for i, each in enumerate(tags) if each & {"parameters", "injected-parameters"}), default=-1),
+            last=last,
             names=notebook.parameters,
             values=values,
         )
@@ -96,7 +99,8 @@ class _Client(PapermillNotebookClient):
 
     def _asked(self):
         """What Jupyter's `user_expressions` are for: they are evaluated, and leave nothing in the notebook."""
-        code = f"(lambda scope, it: exec({inspect.getsource(json_of)!r}, scope) or scope['json_of'](it))({{}}, NAME)"
+        define = f"__import__('builtins').exec({inspect.getsource(json_of)!r}, here)"
+        code = f"(lambda here, it: {define} or here['json_of'](it))({{}}, NAME)"
         asked = {name: code.replace("NAME", name) for name in self._names}
         answers = self.wait_for_reply(self.kc.execute("", silent=True, user_expressions=asked))["content"][
             "user_expressions"

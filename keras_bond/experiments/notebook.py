@@ -25,7 +25,7 @@ class Notebook(NamedTuple):
     path: pathlib.Path
     node: nbformat.NotebookNode
     parameters: dict
-    """Name -> default: a value that JSON has, or `Source`; those of the first cell that is tagged `parameters`."""
+    """Name -> default: a value that JSON has, or `Source`; those of `is_of_parameters`."""
 
     @property
     def digest(self):
@@ -57,22 +57,26 @@ def read(name):
     """
     path = find(name)
     try:
-        node = nbformat.reads(path.read_text(encoding="utf-8-sig"), as_version=4)
-        cells = [cell for cell in node.cells if cell.cell_type == "code"]
+        node = nbformat.from_dict(nbformat.reads(path.read_text(encoding="utf-8-sig"), as_version=4))
+        code = "\n".join(cell.source for cell in node.cells if is_of_parameters(cell))
     except Exception as error:  # whatever JSON and nbformat say to a file that is something else
         raise ValueError(f"argument NOTEBOOK: {str(path)!r} is not a notebook: {' '.join(str(error).split())}") from error
     spec = node.metadata.get("kernelspec") or {}
     language = (node.metadata.get("language_info") or {}).get("name") or spec.get("language") or "python"
     if "python" not in language.lower():
         raise ValueError(f"argument NOTEBOOK: expected a notebook in Python, received {str(path)!r}, which is in {language}")
-    tagged = (cell.source for cell in cells if "parameters" in cell.metadata.get("tags", []))
     try:
-        return Notebook(path, node, parameters_in(next(tagged, "")))
+        return Notebook(path, node, parameters_in(code))
     except SyntaxError as error:
         raise ValueError(
             f"argument NOTEBOOK: expected Python in the cell of {str(path)!r} that is tagged `parameters`, received "
             f"{(error.text or '').strip()!r} in line {error.lineno}: {error.msg}"
         ) from error
+
+
+def is_of_parameters(cell):
+    """Whether a cell is tagged `parameters`, or has what another run set; what is set comes after the last of them."""
+    return cell.cell_type == "code" and not {"parameters", "injected-parameters"}.isdisjoint(cell.metadata.get("tags", []))
 
 
 def parameters_in(code):

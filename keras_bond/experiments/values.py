@@ -53,7 +53,7 @@ def is_json(value):
 
 
 def json_of(value):
-    """JSON text of a value that JSON has; else of its `repr`. Kernels are sent the source of this function.
+    """JSON text of a value that JSON has; else of its `repr`. A kernel is sent the source of this function.
 
     >>> [json_of(value) for value in (None, [1, "a"], (1, 2), float("inf"))]
     ['null', '[1, "a"]', '"(1, 2)"', '"inf"']
@@ -64,6 +64,9 @@ def json_of(value):
         text = json.dumps(value, allow_nan=False)
         if json.loads(text) == value:
             return text
-    except (TypeError, ValueError):
+    except Exception:  # a TypeError and a ValueError of ours, and what a user's class may raise
         pass
-    return json.dumps(repr(value))
+    try:
+        return json.dumps(repr(value))
+    except Exception:
+        return json.dumps(object.__repr__(value))

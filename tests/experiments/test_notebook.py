@@ -94,12 +94,12 @@ def test_another_language_is_refused(edit, metadata, tmp_path):
         edit(lambda node: node.update(metadata=metadata))
 
 
-def test_the_first_cell_with_the_tag_counts_and_a_notebook_needs_none(edit):
+def test_all_cells_with_the_tag_count_and_a_notebook_needs_none(edit):
     def tag_both(node):
-        node.cells[1].metadata.tags = ["parameters"]
-        node.cells[1].source = "y = 2"
+        node.cells[1].metadata.tags = ["hide", "injected-parameters"]
+        node.cells[1].source = "x = 3; y = 2"
 
-    assert edit(tag_both).parameters == {"x": 1}
+    assert edit(tag_both).parameters == {"x": 3, "y": 2}
     assert edit(lambda node: node.cells[0].metadata.clear()).parameters == {}
 
 
@@ -107,6 +107,14 @@ def test_parameters_that_do_not_parse_are_one_line(write_notebook, tmp_path):
     path = write_notebook("small", "x = 1\ny = = 2")
     with pytest.raises(ValueError, match=r"tagged `parameters`, received 'y = = 2' in line 2: invalid syntax$"):
         notebooks.read(path)
+
+
+def test_a_notebook_of_old_is_read(tmp_path):
+    cell = {"cell_type": "code", "input": "x = 1", "language": "python", "metadata": {"tags": ["parameters"]}, "outputs": []}
+    node = {"metadata": {"name": ""}, "nbformat": 3, "nbformat_minor": 0, "worksheets": [{"cells": [cell]}]}
+    (tmp_path / "x.ipynb").write_text(json.dumps(node))
+    found = notebooks.read(tmp_path / "x.ipynb")
+    assert (found.parameters, type(found.node)) == ({"x": 1}, nbformat.NotebookNode)
 
 
 def test_a_file_of_windows_is_read(write_notebook):

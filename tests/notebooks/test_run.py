@@ -6,12 +6,15 @@ import math
 import os
 import pathlib
 import re
+import signal
 import subprocess
 import sys
+import time
 
 import keras
 import nbformat
 import numpy as np
+import psutil
 import pytest
 
 from keras_bond import cli
@@ -67,14 +70,22 @@ def executed(tmp_path_factory):
         nbformat.v4.new_code_cell(DEFAULTS, metadata={"tags": ["parameters"]}),
         nbformat.v4.new_code_cell("given = (steps, rate, template, lr, text, equal, wide, low, high, output)\nsteps = 99"),
         nbformat.v4.new_code_cell("1 / 0", metadata={"tags": ["raises-exception"]}),
-        nbformat.v4.new_code_cell("import os, sys\nprint(repr((given, sys.executable, os.environ['KERAS_BACKEND'])))"),
+        nbformat.v4.new_code_cell(
+            "import json, os, sys\nfrom ipykernel.connect import get_connection_info\n"
+            "its = sys.executable, os.environ['KERAS_BACKEND'], json.loads(get_connection_info())['transport']\n"
+            "print(repr((given, its)))"
+        ),
     ]
     kernel = {"name": "conda-env-other-py", "display_name": "Python [conda env:other]", "language": "python"}
     path = here / "odd {y} what?.ipynb"
     nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel}), path)
+    (here / "kernels" / "python3").mkdir(parents=True)  # the machine's own is of no use either
+    (here / "kernels" / "python3" / "kernel.json").write_text(
+        '{"argv": ["false"], "display_name": "no", "language": "python"}'
+    )
     output = here / f"out {{x}} {WORD.strip()}"
     arguments = ["-p", "steps", "-4", "-p", "rate", "-1e-3", "-p", "high", json.dumps(WORD), "-p", "low", "-Infinity"]
-    environment = {**os.environ, "KERAS_BACKEND": "jax"}
+    environment = {**os.environ, "KERAS_BACKEND": "jax", "JUPYTER_PATH": str(here)}
     command = [sys.executable, "-m", "keras_bond.cli", "run", path.name, *arguments, "--output", output.name]
     done = subprocess.run(command, cwd=here, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -101,7 +112,7 @@ def test_a_run_leaves_the_notebook_and_its_record(executed):
 def test_a_default_that_nobody_changed_is_the_notebooks_own(executed):
     output, _ = executed
     node = nbformat.read(output / "odd {y} what?.ipynb", as_version=4)
-    given, python, backend = eval(node.cells[-1].outputs[0].text, {"np": np, "inf": math.inf})
+    given, its = eval(node.cells[-1].outputs[0].text, {"np": np, "inf": math.inf})
     high = WORD
     assert given == (
         -4,
@@ -116,7 +127,7 @@ def test_a_default_that_nobody_changed_is_the_notebooks_own(executed):
         output.name,
     )
     assert type(given[6]) is np.float32
-    assert (python, backend) == (sys.executable, "jax")
+    assert its == (sys.executable, "jax", "ipc")  # sockets that are files: no two kernels draw the same port
     injected = [cell.source for cell in node.cells if "injected-parameters" in cell.metadata.tags]
     assert [list(notebooks.parameters_in(code)) for code in injected] == [["steps", "rate", "high", "low", "output"]]
 
@@ -164,15 +175,34 @@ def test_a_kernel_that_dies_is_a_failed_run(run, write_notebook, tmp_path):
     assert json.loads((tmp_path / "out" / "run.json").read_text())["status"] == "failed"
 
 
-def test_an_interrupted_run_leaves_no_record(run, write_notebook, monkeypatch, tmp_path):
-    def interrupt(*arguments, **keywords):
-        raise KeyboardInterrupt
-
+@RUNNABLE
+def test_an_interrupted_run_ends_its_kernel_and_leaves_no_record(write_notebook, tmp_path):
+    code = "import os, time\nopen('pid.tmp', 'w').write(str(os.getpid()))\nos.rename('pid.tmp', 'pid')\ntime.sleep(60)"
+    write_notebook("small", "x = 1", code)
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "run.json").write_text("of an earlier run")
-    monkeypatch.setattr(runner, "execute", interrupt)
-    assert run(write_notebook("small", "x = 1"), "--output", "out") == (1, "", "keras-bond: interrupted")
+    command = [sys.executable, "-m", "keras_bond.cli", "run", "small.ipynb", "--output", "out"]
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    while not (tmp_path / "pid").exists():
+        assert process.poll() is None
+        time.sleep(0.05)
+    kernel = psutil.Process(int((tmp_path / "pid").read_text()))
+    files = pathlib.Path(next(word for word in kernel.cmdline() if word.endswith("kernel.json"))).parent
+    process.send_signal(signal.SIGINT)
+    *bar, message = process.communicate()[1].splitlines()
+    assert (process.returncode, message) == (1, "keras-bond: interrupted")
+    assert {line.split(":")[0] for line in bar} == {"", "Executing"}  # nor does the kernel complain
+    assert psutil.wait_procs([kernel], timeout=20)[1] == []
+    assert not files.exists()
     assert not (tmp_path / "out" / "run.json").exists()
+
+
+def test_a_notebook_that_was_edited_since_its_sweep_began_is_not_run(write_notebook, tmp_path):
+    path = write_notebook("small", "x = 1")
+    with pytest.raises(RuntimeError, match=r"^small: RuntimeError: it was edited, or keras_bond was, since the sweep began"):
+        runner.run(path, tmp_path / "out", sources={"notebook": "another"})
+    assert provenance.record_of(tmp_path / "out")["status"] == "failed"
+    assert not (tmp_path / "out" / "small.ipynb").exists()
 
 
 def test_an_unknown_parameter_lists_the_notebooks_own(run, write_notebook, tmp_path):
