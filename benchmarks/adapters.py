@@ -43,8 +43,8 @@ def make_trainer(way, dtype):
     )
     trainer.compile(keras.optimizers.Adam(1e-4))
     if way == "a pass each":
-        sample = trainer.rollout._sample_function
-        trainer.rollout._sample_function = lambda sources, *prompt: [sample([source], *prompt) for source in sources]
+        sample = trainer.rollout.sample_each
+        trainer.rollout.sample_each = lambda sources, *prompt: [sample([source], *prompt) for source in sources]
     if way == "sums":
         use_keras_products(policy)
     return trainer
@@ -54,7 +54,7 @@ def programs(trainer, prompts):
     """name: (compiled function, its arguments): sampling and the update of a step on these prompts."""
     draw, prompt, step = arguments_of_step(trainer, prompts)
     sources = [(draw.policy, np.asarray(draw.policy_uniforms)), (draw.anchor, np.asarray(draw.anchor_uniforms))]
-    calls = {"sampling": (trainer.rollout._sample_function, (sources, *prompt)), "update": (trainer.train_step, step)}
+    calls = {"sampling": (trainer.rollout.sample_each, (sources, *prompt)), "update": (trainer.train_step, step)}
     return {name: (jax.jit(call).lower(*arguments).compile(), arguments) for name, (call, arguments) in calls.items()}
 
 

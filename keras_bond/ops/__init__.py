@@ -7,7 +7,7 @@ from keras_bond.ops.best_of_n import (
     best_of_n_weights,
     best_of_n_win_rate,
 )
-from keras_bond.ops.chunks import in_chunks, smallest_divisor
+from keras_bond.ops.chunks import in_chunks, in_turns, smallest_divisor
 from keras_bond.ops.divergences import backward_kl_loss, forward_kl_loss, jeffreys_loss, kl_loss
 from keras_bond.ops.frontier import frontier_efficiency, frontier_kl, frontier_win_rate, kl_efficiency
 from keras_bond.ops.policy_gradient import leave_one_out_baseline, reinforce_loss
@@ -45,6 +45,7 @@ __all__ = [
     "frontier_win_rate",
     "greedy_tokens",
     "in_chunks",
+    "in_turns",
     "jbond_reward",
     "jeffreys_loss",
     "kl_efficiency",

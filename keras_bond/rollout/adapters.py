@@ -63,18 +63,16 @@ def side_by_side(model, weights, own):
 
 
 def split_sides(rows, counts):
-    """Of the rows (B sum(counts), ...) of B prompts those of each side, [(B count, ...) for count in counts]."""
-    prompts, ends = rows.shape[0] // sum(counts), np.cumsum(counts).tolist()
-    of_prompts = ops.reshape(rows, (prompts, sum(counts), *rows.shape[1:]))
-    sides = [(count, of_prompts[:, end - count : end]) for count, end in zip(counts, ends, strict=True)]
-    return [ops.reshape(side, (prompts * count, *rows.shape[1:])) for count, side in sides]
+    """Of the rows (B sum(counts), ...) of B prompts those of each side, [(B, count, ...) for count in counts]."""
+    of_prompts = ops.reshape(rows, (-1, sum(counts), *rows.shape[1:]))
+    ends = np.cumsum(counts).tolist()
+    return [of_prompts[:, end - count : end] for count, end in zip(counts, ends, strict=True)]
 
 
-def join_sides(sides, counts):
-    """The rows of `split_sides`, in an array of their own."""
-    prompts, shape = sides[0].shape[0] // counts[0], sides[0].shape[1:]
-    of_prompts = [ops.reshape(side, (prompts, count, *shape)) for side, count in zip(sides, counts, strict=True)]
-    return ops.reshape(ops.concatenate(of_prompts, axis=1), (prompts * sum(counts), *shape))
+def join_sides(sides):
+    """The rows (B sum(counts), ...) of `split_sides`: those of a prompt next to each other."""
+    of_prompts = ops.concatenate(sides, axis=1)
+    return ops.reshape(of_prompts, (-1, *of_prompts.shape[2:]))
 
 
 def _is_product(layer):

@@ -1,5 +1,7 @@
 """The rows of a batch over devices: `keras.distribution` on JAX, `tf.distribute` on TensorFlow; one device elsewhere."""
 
+import math
+
 import keras
 
 
@@ -34,22 +36,46 @@ def spread_rows(value, units=None):
     return keras.distribution.distribute_tensor(value, distribution.get_data_layout(value.shape))
 
 
-def on_one_cpu(tensor):
-    """Whether programs run on one CPU, whose cores two of them can share; not on Torch, nor where a program is traced.
-
-    Args:
-        tensor: of the arguments of a program; one that stands for a value, while a program is traced, is nowhere.
-    """
+def is_readable(tensor):
+    """Whether the host can read the values of an argument of a program: not while it is traced, nor of a `PerReplica`."""
     if keras.config.backend() == "jax":
         import jax
 
-        concrete = not isinstance(tensor, jax.core.Tracer)
-        return concrete and jax.default_backend() == "cpu" and keras.distribution.distribution() is None
-    if keras.config.backend() == "tensorflow" and not replicas():
+        return not isinstance(tensor, jax.core.Tracer)
+    if keras.config.backend() == "tensorflow":
+        import tensorflow as tf
+
+        return tf.executing_eagerly() and not replicas()
+    return True
+
+
+def on_cpu(tensor):
+    """Whether a program with this argument, which the host can read, runs on a CPU."""
+    if keras.config.backend() == "jax":
+        import jax
+
+        return jax.default_backend() == "cpu"
+    if keras.config.backend() == "tensorflow":
         import tensorflow as tf
 
         return tensor.device.endswith("CPU:0") and not tf.config.list_logical_devices("GPU")
-    return False
+    return tensor.is_cpu
+
+
+def on_one_cpu(tensor):
+    """Whether programs with this argument run on one CPU, whose cores two of them can share; not on Torch."""
+    alone = keras.config.backend() != "torch" and keras.distribution.distribution() is None
+    return alone and is_readable(tensor) and on_cpu(tensor)
+
+
+def fewest_rows(tensor):
+    """How many rows of a batch with this argument stay together when others have stopped: fewer would take as long.
+
+    An accelerator then mostly reads the weights. Rows that are spread over several devices stay where they are.
+    """
+    if keras.distribution.distribution() is not None:
+        return math.inf
+    return 4 if on_cpu(tensor) else 64
 
 
 def compiled(function):

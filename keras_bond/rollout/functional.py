@@ -50,13 +50,17 @@ class Program:
     """A function of tensors, compiled for the backend in use and without gradients; `traces` counts its compilations.
 
     JAX: `jax.jit`; TensorFlow: `tf.function` with XLA; Torch: eager, see `Recorded`.
+
+    Args:
+        function: of nests of tensors to a nest of tensors.
+        donated: the place of an argument whose memory JAX may use for the result: no one may read it afterwards.
     """
 
-    def __init__(self, function):
-        self.traces, self._tracing = 0, threading.Lock()
+    def __init__(self, function, donated=()):
+        self.traces = 0
 
         def traced(*arguments):
-            with self._tracing:  # Keras changes a layer while its call is rematerialized
+            with _TRACING:
                 self.traces += 1
                 return function(*arguments)
 
@@ -64,7 +68,7 @@ class Program:
         if backend == "jax":
             import jax
 
-            self._call = jax.jit(traced)
+            self._call = jax.jit(traced, donate_argnums=donated)
         elif backend == "tensorflow":
             self._call = compiled(traced)
         elif backend == "torch":
@@ -77,16 +81,21 @@ class Program:
     def __call__(self, *arguments):
         return self._call(*arguments)
 
-    def side_by_side(self, calls):
-        """The results of calls with these tuples of arguments, at the same time, in threads if there are several.
 
-        JAX computes on a CPU what one thread asks for one after another. What holds for the calling thread alone, such as a
-        scope of Keras or `jax.debug_nans` as a context, does not hold in another one.
-        """
-        if len(calls) == 1:
-            return [self(*calls[0])]
-        with concurrent.futures.ThreadPoolExecutor(len(calls)) as threads:
-            return [*threads.map(lambda arguments: self(*arguments), calls)]
+_TRACING = threading.RLock()
+"""Keras changes a layer while its call is rematerialized: one thread at a time traces."""
+
+
+def in_threads(function, calls):
+    """The results of calls of `function` with these tuples of arguments, at the same time, in threads if there are several.
+
+    JAX computes on a CPU what one thread asks for one after another. What holds for the calling thread alone, such as a
+    scope of Keras or `jax.debug_nans` as a context, does not hold in another one.
+    """
+    if len(calls) == 1:
+        return [function(*calls[0])]
+    with concurrent.futures.ThreadPoolExecutor(len(calls)) as threads:
+        return [*threads.map(lambda arguments: function(*arguments), calls)]
 
 
 class Recorded:

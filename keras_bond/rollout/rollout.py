@@ -6,6 +6,7 @@ shifted row has the same distribution.
 """
 
 import functools
+import itertools
 from typing import Any, NamedTuple
 
 import keras
@@ -13,11 +14,12 @@ import numpy as np
 from keras import ops
 
 from keras_bond._checks import check_at_least
-from keras_bond.ops import completion_mask, draw_tokens, in_chunks, smallest_divisor, token_log_probs
+from keras_bond.ops import completion_mask, draw_tokens, in_chunks, in_turns, smallest_divisor, token_log_probs
 from keras_bond.rollout.adapters import differ_in_adapters_alone, join_sides, set_products, side_by_side, split_sides
 from keras_bond.rollout.decoder import SUPPORTED, decode, new_cache, write_columns
-from keras_bond.rollout.devices import on_one_cpu, spread_rows
-from keras_bond.rollout.functional import Program, Recorded, using
+from keras_bond.rollout.devices import fewest_rows, is_readable, on_one_cpu, spread_rows
+from keras_bond.rollout.functional import Program, Recorded, in_threads, using
+from keras_bond.rollout.lengths import bucket, row_sizes, segments
 
 LOGITS_AT_ONCE = 2**26
 """About how many logits exist at a time in scoring and in the update: 256 MiB in float32."""
@@ -31,7 +33,7 @@ class Completions(NamedTuple):
     mask: Any
     """(B, T) bool, true up to and including the stop token."""
     log_probs: Any
-    """(B, T) float32, log-probability of each token under the distribution it was drawn from."""
+    """(B, T) float32, log-probability of each token under the distribution it was drawn from; 0 after the stop token."""
 
 
 class Rollout:
@@ -108,6 +110,8 @@ class Rollout:
         self._draw = draw
         self._vocabulary_size = causal_lm.backbone.token_embedding.input_dim
         self._sample = Program(self._sample_function)
+        self._begin = Program(self._begin_function)
+        self._go_on = Program(self._go_on_function, donated=2)
         self.jit_compile = False  # on Torch; other backends always compile
         recorded = functools.partial(Recorded, jit_compile=lambda: self.jit_compile)
         self._score = Program(recorded(self._score_function))
@@ -180,8 +184,12 @@ class Rollout:
         """Sample from several sources, policy and anchor say.
 
         Where they differ in LoRA's factors alone they share one pass over the frozen weights. Otherwise each has a pass of
-        its own, one after another in one compiled program, and on a CPU in programs that share its cores: with few rows the
-        operations of a token are too small to be shared.
+        its own, on a CPU at the same time: with few rows the operations of a token are too small to share its cores.
+
+        Up to 42 tokens a pass is one program. With a larger budget it is several, one after another, in which the cache of
+        keys and values grows and rows that have stopped leave: it costs what the tokens cost, whatever the budget. Inside
+        another program, and on the replicas of a `tf.distribute` strategy, which the host cannot look into, a pass is always
+        one program, and each of its tokens attends to all columns.
 
         Args:
             sources: sequence of (`Weights`, uniforms), (B, S, T) with the same T: S samples a prompt, from one prefill.
@@ -190,11 +198,24 @@ class Rollout:
         Returns:
             A list with the `Completions` of each source: B S rows, the S samples of a prompt next to each other.
         """
+        few = len(segments(sources[0][1].shape[2])) == 1
         sources = [(weights, *_tensors(uniforms)) for weights, uniforms in sources]
-        prompt = _tensors(prompt_ids, prompt_mask)
-        apart = on_one_cpu(sources[0][1]) and not differ_in_adapters_alone(self.causal_lm)
-        calls = [([source], *prompt) for source in sources] if apart else [(sources, *prompt)]
-        return [Completions(*fields) for sampled in self._sample.side_by_side(calls) for fields in sampled]
+        prompt, uniforms = _tensors(prompt_ids, prompt_mask), sources[0][1]
+        passes = [sources] if differ_in_adapters_alone(self.causal_lm) else [[source] for source in sources]
+        sample = self._sample if few or not is_readable(uniforms) else self._sample_in_segments
+        run = in_threads if on_one_cpu(uniforms) else itertools.starmap
+        sampled = run(sample, [(one, *prompt) for one in passes])
+        return [Completions(*fields) for of_pass in sampled for fields in of_pass]
+
+    def completion_bucket(self, length):
+        """The width that completions of at most `length` tokens are cut to: one of few, see `lengths.bucket`."""
+        return bucket(length, self.max_completion_length)
+
+    def trim(self, completions):
+        """Several `Completions`, all of them cut to `completion_bucket` of the longest: what is cut off is padding."""
+        lengths = [ops.max(ops.sum(ops.cast(one.mask, "int32"), axis=1)) for one in completions]
+        width = self.completion_bucket(max(int(ops.convert_to_numpy(length)) for length in lengths))
+        return [Completions(*(field[:, :width] for field in one)) for one in completions]
 
     def score(self, weights, prompt_ids, prompt_mask, completion_ids):
         """(B S, T) float32: log-probability of each token of `completion_ids` (B S, T) at the sampling temperature.
@@ -254,80 +275,159 @@ class Rollout:
         with using(self.causal_lm, weights):
             return self.token_log_probs(prompt_ids, prompt_mask, completion_ids)
 
+    # Sampling: one program for all columns, or one for each segment of them.
+
     def _sample_function(self, sources, prompt_ids, prompt_mask):
-        together = differ_in_adapters_alone(self.causal_lm)
+        """The fields of the completions of each source, of sources that share a pass, in one loop over the budget."""
+
+        def in_one(sources, prompt_ids, prompt_mask):
+            _, (_, _, _, _, *sampled), _ = self._begin_function(sources, prompt_ids, prompt_mask, 0)
+            return sampled
+
+        return self._by_groups(in_chunks, in_one, sources, prompt_ids, prompt_mask)
+
+    def _sample_in_segments(self, sources, prompt_ids, prompt_mask):
+        """As `_sample_function`, by programs between which the host looks how many rows are unfinished.
+
+        So a token costs what the columns and the rows in use cost. A program ends with its segment of columns, or sooner,
+        once the unfinished rows fit a smaller batch. There are at most as many programs as pairs of a width (`segments`) and
+        a number of rows (`row_sizes`): (log_2(T / 32) + 2) (log_4(R) + 1) for a budget of T tokens and R rows. Each is
+        compiled when it is needed first, and sources share it.
+        """
+        return self._by_groups(in_turns, self._in_segments, sources, prompt_ids, prompt_mask)
+
+    def _by_groups(self, in_parts, sample, sources, prompt_ids, prompt_mask):
+        """`sample` gives token ids and log-probs of all sources' rows; here of `sampling_batch_size` prompts at a time."""
         weights, uniforms = zip(*sources, strict=True)
 
         def by_prompt(prompt_ids, prompt_mask, *uniforms):
-            sources = [*zip(weights, uniforms, strict=True)]
-            passes = [sources] if together else [[source] for source in sources]
-            sampled = [completions for one in passes for completions in self._generate(one, prompt_ids, prompt_mask)]
-            return keras.tree.map_structure(
-                lambda rows: ops.reshape(rows, (*prompt_ids.shape[:1], -1, *rows.shape[1:])), sampled
-            )
+            token_ids, log_probs = sample([*zip(weights, uniforms, strict=True)], prompt_ids, prompt_mask)
+            fields = token_ids, completion_mask(token_ids, self.stop_token_ids), log_probs
+            counts = [of_source.shape[1] for of_source in uniforms]
+            return [*zip(*(split_sides(field, counts) for field in fields), strict=True)]
 
         count = prompt_ids.shape[0]
         parts = smallest_divisor(count, count / (self.sampling_batch_size or count))
-        sampled = in_chunks(by_prompt, [prompt_ids, prompt_mask, *uniforms], parts)
+        sampled = in_parts(by_prompt, [prompt_ids, prompt_mask, *uniforms], parts)
         return keras.tree.map_structure(lambda rows: ops.reshape(rows, (-1, *rows.shape[2:])), sampled)
 
-    def _generate(self, sources, prompt_ids, prompt_mask):
-        """The completions of all `sources`, from one loop: a row for every sample, the samples of a prompt side by side."""
-        weights, uniforms = zip(*sources, strict=True)
-        batch_size, budget = prompt_ids.shape[0], uniforms[0].shape[2]
+    def _in_segments(self, sources, prompt_ids, prompt_mask):
+        """Token ids and log-probs (R, T) of all sources' rows, which share a pass."""
+        weights, uniforms = map(list, zip(*sources, strict=True))
+        widths, uniforms = segments(uniforms[0].shape[2]), join_sides(uniforms)
+        sizes = row_sizes(uniforms.shape[0], fewest_rows(uniforms))
+        first = [(of_source, numbers[:, :, : widths[0]]) for of_source, numbers in sources]
+        fixed, state, progress = self._begin(first, prompt_ids, prompt_mask, sizes[1])
+        fixed, places = (*fixed, uniforms), np.arange(sizes[0])  # places: of the rows at work, among all
+        parts: list[tuple] = []
+        while True:
+            steps, unfinished = ops.convert_to_numpy(progress).tolist()
+            step, cache, *rows = state  # of each row: its last token, whether it has stopped, token ids, log-probs
+            if unfinished == 0 or steps == widths[-1]:
+                return self._put_together([*parts, (places, *rows[2:])], widths[-1])
+            if unfinished <= sizes[1]:
+                parts.append((places, *rows[2:]))
+                while unfinished <= sizes[1]:
+                    sizes = sizes[1:]
+                stay = np.argsort(ops.convert_to_numpy(rows[1]), kind="stable")[: sizes[0]]  # to fill up, finished ones too
+                places, pick = places[stay], functools.partial(ops.take, indices=stay.astype("int32"), axis=0)
+                fixed, rows = keras.tree.map_structure(pick, (fixed, rows))
+                _replace(cache, pick)
+            if steps == widths[0]:
+                more, widths = widths[1] - steps, widths[1:]
+                rows[2:] = self._widened(rows[2:], more)
+                _replace(cache, functools.partial(_widened, more=more))
+            state, progress = self._go_on(weights, fixed, (step, cache, *rows), sizes[1])
+
+    def _put_together(self, parts, budget):
+        """Token ids and log-probs (R, budget), each row as in the last of the parts (places, token ids, log-probs)."""
+        of_parts, *fields = zip(*parts, strict=True)
+        sampled = [self._widened(pair, budget - pair[0].shape[1]) for pair in zip(*fields, strict=True)]
+        if len(parts) == 1:
+            return sampled[0]
+        places, last = np.concatenate(of_parts), np.zeros(len(of_parts[0]), "int32")
+        last[places] = np.arange(len(places))  # of equal places the last one counts
+        return [ops.take(ops.concatenate(field), last, axis=0) for field in zip(*sampled, strict=True)]
+
+    def _widened(self, sampled, more):
+        """(token_ids, log_probs) with more columns."""
+        token_ids, log_probs = sampled
+        return [_widened(token_ids, more, self.tokenizer.pad_token_id), _widened(log_probs, more)]
+
+    def _begin_function(self, sources, prompt_ids, prompt_mask, fewer):
+        """Reads the prompts, and draws as many tokens as there are uniforms, for all samples of all sources in one loop.
+
+        Returns:
+            ((own, prompt_mask), state, progress): what stays, for every sample, those of a prompt side by side; and as
+            `_draw_tokens` returns.
+        """
+        weights, uniforms = map(list, zip(*sources, strict=True))
         counts, once = [of_source.shape[1] for of_source in uniforms], [1] * len(sources)
-        uniforms = join_sides([ops.reshape(of_source, (-1, budget)) for of_source in uniforms], counts)
+        own = ops.tile(ops.eye(len(sources)), (prompt_ids.shape[0], 1))
         prompt_ids, prompt_mask = (ops.repeat(rows, len(sources), axis=0) for rows in (prompt_ids, prompt_mask))
-        own = ops.tile(ops.eye(len(sources)), (batch_size, 1))
-        cache = self._read(list(weights), own, prompt_ids[:, :-1], prompt_mask[:, :-1])  # the first step takes the last
+        cache = self._read(weights, own, prompt_ids[:, :-1], prompt_mask[:, :-1])  # the first step takes the last token
 
-        def for_every_sample(of_sources):
-            sides = zip(split_sides(of_sources, once), counts, strict=True)
-            return join_sides([ops.repeat(side, count, axis=0) for side, count in sides], counts)
-
-        def with_room(cache):  # for the last prompt token and the completion
-            return ops.pad(cache, ((0, 0), (0, budget), (0, 0), (0, 0)))
+        def for_every_sample(rows):
+            sides = zip(split_sides(rows, once), counts, strict=True)
+            return join_sides([ops.repeat(side, count, axis=1) for side, count in sides])
 
         token, prompt_mask, own, cache = keras.tree.map_structure(
             for_every_sample, (ops.cast(prompt_ids[:, -1], "int32"), prompt_mask, own, cache)
         )
-        mask, cache = _with_completion(prompt_mask, budget), keras.tree.map_structure(with_room, cache)
-        rows = batch_size * sum(counts)
-
-        def unfinished(step, token, done, token_ids, log_probs, cache):
-            return ops.logical_and(step < budget, ops.logical_not(ops.all(done)))
-
-        _, _, _, token_ids, log_probs, _ = self._next_token.repeat(
-            unfinished,
-            (list(weights), own, uniforms, mask),
-            (
-                ops.convert_to_tensor(0, "int32"),
-                token,
-                ops.zeros((rows,), "bool"),
-                ops.full((rows, budget), self.tokenizer.pad_token_id, "int32"),
-                ops.zeros((rows, budget), "float32"),
-                cache,
-            ),
+        uniforms = join_sides(uniforms)
+        width = uniforms.shape[1]
+        state = (
+            ops.convert_to_tensor(0, "int32"),
+            keras.tree.map_structure(lambda array: _widened(array, width), cache),
+            token,
+            ops.zeros(token.shape, "bool"),
+            ops.full(uniforms.shape, self.tokenizer.pad_token_id, "int32"),
+            ops.zeros(uniforms.shape, "float32"),
         )
-        completions = token_ids, completion_mask(token_ids, self.stop_token_ids), log_probs
-        return zip(*(split_sides(field, counts) for field in completions), strict=True)
+        return (own, prompt_mask), *self._go_on_function(weights, (own, prompt_mask, uniforms), state, fewer)
+
+    def _go_on_function(self, weights, fixed, state, fewer):
+        """Draws tokens until the state has no more columns for them, or no more rows than `fewer` are unfinished.
+
+        Args:
+            weights: of the sources.
+            fixed: (own, prompt_mask, uniforms): see `side_by_side`; (R, P); (R, T) with T at least the state's width.
+            state: (step, cache, token, done, token_ids, log_probs): how many tokens have been drawn, keys and values, and of
+                each row the last token (R,), whether it has stopped (R,), and all that was drawn (R, width).
+            fewer: int.
+
+        Returns:
+            (state, progress): the latter (tokens that have been drawn, rows that are unfinished).
+        """
+        own, prompt_mask, uniforms = fixed
+        width = state[4].shape[1]
+
+        def unfinished(done):
+            return ops.sum(ops.cast(ops.logical_not(done), "int32"))
+
+        def goes_on(step, cache, token, done, token_ids, log_probs):
+            return ops.logical_and(step < width, unfinished(done) > fewer)
+
+        fixed = weights, own, uniforms, _with_completion(prompt_mask, width)
+        state = self._next_token.repeat(goes_on, fixed, state)
+        return state, ops.stack([state[0], unfinished(state[3])])
 
     def _read_function(self, weights, own, prompt_ids, prompt_mask):
         with side_by_side(self.causal_lm, weights, own):
             return self._prefill(prompt_ids, prompt_mask)
 
-    def _next_token_function(self, weights, own, uniforms, mask, step, token, done, token_ids, log_probs, cache):
+    def _next_token_function(self, weights, own, uniforms, mask, step, cache, token, done, token_ids, log_probs):
         column = mask.shape[1] - token_ids.shape[1] + step
         with side_by_side(self.causal_lm, weights, own):
             hidden, cache = decode(self.causal_lm.backbone, ops.expand_dims(token, 1), cache, column, mask)
             logits = self.logits(hidden)[:, 0]
         token, log_prob = self._draw(logits, ops.take(uniforms, step, axis=1), self.temperature)
-        token = ops.where(done, self.tokenizer.pad_token_id, token)
+        token, log_prob = ops.where(done, self.tokenizer.pad_token_id, token), ops.where(done, 0.0, log_prob)
         token_ids = write_columns(token_ids, step, ops.expand_dims(token, 1))
         log_probs = write_columns(log_probs, step, ops.expand_dims(log_prob, 1))
         for stop in self.stop_token_ids:
             done = ops.logical_or(done, ops.equal(token, stop))
-        return step + 1, token, done, token_ids, log_probs, cache
+        return step + 1, cache, token, done, token_ids, log_probs
 
     def _stop_token_ids(self, stop_token_ids):
         if stop_token_ids != "auto":
@@ -340,6 +440,17 @@ class Rollout:
 def _with_completion(prompt_mask, length):
     """The mask of the prompts and of `length` tokens from the last of theirs on; of the completion all are seen."""
     return ops.pad(ops.cast(prompt_mask, "int32"), ((0, 0), (0, length - 1)), constant_values=1)
+
+
+def _widened(array, more, value=0):
+    """`array` (R, columns, ...) with more columns."""
+    return ops.pad(array, [(0, 0), (0, more), *[(0, 0)] * (len(array.shape) - 2)], constant_values=value)
+
+
+def _replace(cache, function):
+    """Put `function(array)` in place of every array, one after another: so that never all are in memory twice."""
+    for layer, arrays in enumerate(cache):
+        cache[layer] = tuple(map(function, arrays))
 
 
 def _tensors(*values):

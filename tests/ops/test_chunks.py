@@ -8,7 +8,7 @@ import pytest
 import tiny
 from keras import ops
 
-from keras_bond.ops import in_chunks, sequence_kl, smallest_divisor, token_kl
+from keras_bond.ops import in_chunks, in_turns, sequence_kl, smallest_divisor, token_kl
 from keras_bond.rollout import Rollout, rollout
 from keras_bond.trainers.backend import gradient
 
@@ -35,15 +35,19 @@ def test_values_keep_their_rows_and_gradients(count, to_numpy):
     np.testing.assert_allclose(to_numpy(slope), factors * np.cos(x * factors), rtol=1e-5, atol=1e-6)
 
 
-def test_it_computes_a_part_at_a_time():
-    rows = []
+@pytest.mark.parametrize("in_parts", [in_chunks, in_turns])
+def test_it_computes_a_part_at_a_time(in_parts, to_numpy):
+    rows, values = [], np.arange(24.0, dtype="float32").reshape(12, 2)
 
-    def function(x):
-        rows.append(x.shape[0])
-        return x
+    def function(x, y):
+        rows.append((x.shape[0], y.shape[0]))
+        return {"sums": [x + y], "first": y[:, 0]}
 
-    in_chunks(function, [ops.zeros((12, 2))], 4)
-    assert set(rows) == {3}
+    found = in_parts(function, [ops.convert_to_tensor(values), ops.convert_to_tensor(-2 * values)], 4)
+    assert set(rows) == {(3, 3)}
+    assert in_parts is in_chunks or len(rows) == 4
+    np.testing.assert_array_equal(to_numpy(found["sums"][0]), -values)
+    np.testing.assert_array_equal(to_numpy(found["first"]), -2 * values[:, 0])
 
 
 @pytest.mark.parametrize("count", [2, 6])

@@ -116,9 +116,9 @@ def test_what_is_more_than_a_product_stays_with_keras():
 def test_sides_are_split_by_prompt_and_joined_again(to_numpy):
     rows = np.arange(2 * 5 * 3).reshape(2 * 5, 3)
     own, others = split_sides(ops.convert_to_tensor(rows), [2, 3])
-    np.testing.assert_array_equal(to_numpy(own), rows[[0, 1, 5, 6]])
-    np.testing.assert_array_equal(to_numpy(others), rows[[2, 3, 4, 7, 8, 9]])
-    np.testing.assert_array_equal(to_numpy(join_sides([own, others], [2, 3])), rows)
+    np.testing.assert_array_equal(to_numpy(own), rows[[[0, 1], [5, 6]]])
+    np.testing.assert_array_equal(to_numpy(others), rows[[[2, 3, 4], [7, 8, 9]]])
+    np.testing.assert_array_equal(to_numpy(join_sides([own, others])), rows)
 
 
 def policy_and_anchor(model, rng):
@@ -147,10 +147,10 @@ def test_sources_sampled_together_are_as_each_alone(kind, lora, monkeypatch, to_
     rollout = Rollout(model, 8, 6)
     prompt, sources = rollout.pad(rollout.encode(PROMPTS)), policy_and_anchor(model, rng)
 
-    loops, generate = [], Rollout._generate
-    monkeypatch.setattr(Rollout, "_generate", lambda self, sources, *rest: loops.append(1) or generate(self, sources, *rest))
+    passes, sample = [], rollout._sample
+    monkeypatch.setattr(rollout, "_sample", lambda sources, *prompt: passes.append(len(sources)) or sample(sources, *prompt))
     together = rollout.sample_each(sources, *prompt)
-    assert len(loops) == (1 if lora else 2)
+    assert passes == ([2] if lora else [1, 1])
     for source, completions in zip(sources, together, strict=True):
         (alone,) = rollout.sample_each([source], *prompt)
         np.testing.assert_array_equal(to_numpy(completions.token_ids), to_numpy(alone.token_ids))

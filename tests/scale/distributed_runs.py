@@ -15,6 +15,7 @@ from keras import distribution
 
 from keras_bond import BOND, JBOND, scale
 from keras_bond.quantiles import Learned
+from keras_bond.rollout import lengths
 
 LOGGED = ("loss", "kl_anchor", "kl_reference", "reward", "grad_norm", "anchor_distance")
 JEFFREYS = {"n": 2, "beta": 0.4, "eta": 0.1, "gamma": 0.3}
@@ -25,6 +26,7 @@ RUNS = {  # algorithm, its arguments, LoRA's rank, steps, modes
     "BOND, learned quantiles": (BOND, {"n": 2}, None, 2, ("one", "batch, model")),
 }
 DEVICES = jax.devices()
+lengths.FIRST_SEGMENT = 2  # two programs sample 5 tokens
 jax.config.update("jax_compilation_cache_dir", os.environ["KERAS_BOND_TESTS_CACHE"])
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)

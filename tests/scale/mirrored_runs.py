@@ -14,8 +14,9 @@ import tiny
 
 from keras_bond import BOND, JBOND, Reinforce
 from keras_bond.quantiles import Learned
-from keras_bond.rollout import Rollout, weights_of
+from keras_bond.rollout import Rollout, lengths, weights_of
 
+lengths.FIRST_SEGMENT = 2  # two programs sample 5 tokens, on one device; on replicas it is one
 LOGGED = ("loss", "kl_anchor", "kl_reference", "reward", "grad_norm", "anchor_distance")
 JEFFREYS = {"beta": 0.4, "eta": 0.1, "gamma": 0.3}
 PARTS = {"microbatch_size": 4, "sampling_batch_size": 2}

@@ -18,6 +18,7 @@ import keras
 import tiny
 
 from keras_bond import JBOND
+from keras_bond.rollout import lengths
 
 address, count, index, *more = sys.argv[1:]
 folder, dies_at = pathlib.Path(more[0]) if more else None, int(more[1]) if more[1:] else None
@@ -27,6 +28,7 @@ if int(count):
     keras.distribution.initialize(address, num_processes=int(count), process_id=int(index))
     keras.distribution.set_distribution(keras.distribution.DataParallel(auto_shard_dataset=False))
 
+lengths.FIRST_SEGMENT = 2  # two programs sample 5 tokens
 rows, seen = [], []
 
 
