@@ -17,11 +17,11 @@ class BestOfNSamples(NamedTuple):
     completions: list
     """P str, the best of each prompt's n candidates."""
     rewards: np.ndarray
-    """(P,) float64, their rewards."""
+    """(P,) float64, their rewards: NaN where that of every candidate abstained."""
     candidates: list | None = None
     """P lists of n str in the order drawn, where they were asked for."""
     candidate_rewards: np.ndarray | None = None
-    """(P, n) float64, where the candidates were asked for."""
+    """(P, n) float64, NaN where the reward abstained, where the candidates were asked for."""
 
 
 class BestOfNSampler:
@@ -30,6 +30,7 @@ class BestOfNSampler:
         y = argmax_{y_i} r(x, y_i),  y_1 ... y_n ~ pi(. | x)        so that  y ~ pi_BoN (`ops.best_of_n_log_ratio`)
 
     Without ties it beats one sample with probability n/(n + 1), at log n - (n - 1)/n nats of KL and n times the price.
+    Candidates whose reward abstains are not among the best; where all of a prompt do, its first is kept, with reward NaN.
     The P * n pairs of prompt and candidate are one stream of rows, which passes through one compiled program in batches:
     memory does not grow with n, and one prompt with n = 256 is batched as well as 256 prompts with n = 1.
 
@@ -101,7 +102,8 @@ class BestOfNSampler:
         check_reward(self.reward, table.columns)
         encoded, weights = rollout.encode(table.prompts), weights_of(self.policy)
         count, width = len(encoded), rollout.bucket(encoded)
-        best, best_rewards = [""] * count, np.full(count, -np.inf)
+        best: list = [None] * count
+        best_rewards = np.full(count, np.nan)
         kept: list = [[] for _ in range(count if keep_candidates else 0)]
 
         rng = np.random.default_rng([self.seed, self._calls])
@@ -117,7 +119,7 @@ class BestOfNSampler:
             texts, (batch_prompts, columns) = rollout.decode(sampled), table.rows(rows)
             rewards = call_reward(self.reward, batch_prompts, texts, columns, tokens_of(sampled))
             for i, text, reward in zip(rows, texts, rewards, strict=True):
-                if reward > best_rewards[i]:
+                if best[i] is None or not (np.isnan(reward) or reward <= best_rewards[i]):
                     best[i], best_rewards[i] = text, reward
                 if keep_candidates:
                     kept[i].append((text, reward))

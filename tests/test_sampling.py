@@ -91,6 +91,24 @@ def test_the_best_is_the_first_of_the_best_candidates(reward):
     assert (lean.completions, lean.rewards.tolist()) == (result.completions, result.rewards.tolist())
 
 
+@pytest.mark.parametrize("batch_size", [2, 8])
+def test_what_abstains_is_not_among_the_best_and_minus_infinity_is(batch_size):
+    nan, lowest = float("nan"), -float("inf")
+    answers = [
+        [None, 1.0, 3.0, None, 3.0],  # the first of the best that have one
+        [None, lowest, None, lowest, None],
+        [lowest, lowest, -1e300, None, lowest],
+        [None] * 5,  # the first, for want of a better one
+        [2**53 + 1.0, float(2**53), 2**53 + 2.0, None, 0.0],
+    ]
+    asked = iter(answer for row in answers for answer in row)
+    reward = lambda completions: [next(asked) for _ in completions]  # noqa: E731
+    result = sampler_of(reward, n=5, batch_size=batch_size).generate(PROMPTS, keep_candidates=True, verbose=0)
+    assert result.completions == [row[i] for row, i in zip(result.candidates, [2, 1, 2, 0, 2], strict=True)]
+    np.testing.assert_array_equal(result.rewards, [3.0, lowest, -1e300, nan, 2**53 + 2.0])
+    np.testing.assert_array_equal(result.candidate_rewards, np.array(answers, "float64"))
+
+
 def test_the_batch_size_changes_nothing_but_the_batches():
     calls = []
 

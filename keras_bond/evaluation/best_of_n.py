@@ -13,7 +13,8 @@ def best_of_n_points(rewards, ns=(2, 4)):
     Every choice of n of the k samples is compared with the k - n others: unbiased, ties counting half.
 
     Args:
-        rewards: (P, k) array, k > max(ns).
+        rewards: (P, k) array, k > max(ns). NaN is a sample that has none: it counts nowhere, nor does a prompt with no more
+            than n others.
         ns: the values of n.
 
     Returns:
@@ -35,14 +36,36 @@ def best_of_n_points(rewards, ns=(2, 4)):
         wins = []
         for j in range(rewards.shape[1]):  # the opponent of the best of n of the others
             one, others = rewards[:, [j]], np.delete(rewards, j, axis=1)
-            wins.append(np.mean(np.sum(_weights(others, n) * ((others > one) + 0.5 * (others == one)), axis=1)))
-        reward = np.mean(np.sum(_weights(rewards, n) * rewards, axis=1))
-        points.append({"n": n, "win_rate": float(np.mean(wins)), "reward": float(reward), "kl": best_of_n_kl(n)})
+            won = _under_best_of_n(others, n, (others > one) + 0.5 * (others == one))
+            wins.append(np.ma.masked_where(np.isnan(rewards[:, j]), won))
+        figures = mean_there(np.ma.stack(wins, axis=1), axis=1), _under_best_of_n(rewards, n, rewards)
+        win_rate, reward = (float(np.ma.filled(mean_there(figure), np.nan)) for figure in figures)
+        points.append({"n": n, "win_rate": win_rate, "reward": reward, "kl": best_of_n_kl(n)})
     return points
 
 
+def there(values):
+    """A masked array without what is NaN, that of samples whose reward abstained."""
+    return np.ma.masked_where(np.isnan(values), values)
+
+
+def mean_there(values, axis=None):
+    """The mean of what is not masked, masked where nothing is left. (NumPy's own also masks what is infinite.)
+
+    >>> mean_there(there(np.array([[1.0, np.nan, 3.0], [0.0, np.nan, -np.inf], [np.nan] * 3])), axis=1).tolist()
+    [2.0, -inf, None]
+    """
+    kept = ~np.ma.getmaskarray(values)
+    count = kept.sum(axis=axis)
+    with np.errstate(invalid="ignore"):  # of both infinities
+        total = np.where(kept, np.ma.getdata(values), 0).sum(axis=axis, dtype="float64")
+    return np.ma.masked_where(count == 0, total / np.maximum(count, 1))
+
+
 def quantiles(rewards, reference_rewards, smoothing=0.0):
-    """(p_<, p_<=) of every sample among the reference's of its prompt: (P, m), (P, k) -> two arrays (P, m).
+    """(p_<, p_<=) of every sample among the reference's of its prompt: (P, m), (P, k) -> two masked arrays (P, m).
+
+    Rewards of NaN count nowhere. What has none, or nothing to be compared with, is masked.
 
     >>> [p.tolist() for p in quantiles(np.array([[0.0, 1.0]]), np.array([[0.0, 2.0]]))]
     [[[0.0, 0.5]], [[0.5, 0.5]]]
@@ -51,7 +74,7 @@ def quantiles(rewards, reference_rewards, smoothing=0.0):
     ranked = ranks(np.concatenate([rewards, reference_rewards], axis=1))  # a backend compares in float32
     each = np.repeat(ranked[:, m:], m, axis=0)
     found = monte_carlo_quantiles(ranked[:, :m].ravel(), each, smoothing)
-    return [ops.convert_to_numpy(p).reshape(rewards.shape) for p in found]
+    return [there(ops.convert_to_numpy(p).reshape(rewards.shape)) for p in found]
 
 
 def forward_kl(reference, n):
@@ -66,12 +89,12 @@ def forward_kl(reference, n):
         n: the N of Best-of-N.
 
     Returns:
-        (P,).
+        (P,) masked array, without the prompts where fewer than n samples have a reward.
 
     Source: BOND, section 4 and figure 2 (32 samples); the weights are ours.
     """
     log_ratio = _log_ratio(reference.rewards, reference.rewards, n) + reference.reference_log_probs - reference.log_probs
-    return np.sum(_weights(reference.rewards, n) * log_ratio, axis=1)
+    return _under_best_of_n(reference.rewards, n, log_ratio)
 
 
 def backward_kl(samples, reference, n):
@@ -88,20 +111,23 @@ def backward_kl(samples, reference, n):
         n: the N of Best-of-N.
 
     Returns:
-        (P,).
+        (P,) masked array, without the prompts where no sample has a reward, or none of the reference's.
 
     Source: BOND, section 4 and figure 2 (32 samples).
     """
-    return np.mean(samples.kl - _log_ratio(samples.rewards, reference.rewards, n, smoothing=1.0), axis=1)
+    return mean_there(samples.kl - _log_ratio(samples.rewards, reference.rewards, n, smoothing=1.0), axis=1)
 
 
-def _weights(rewards, n):
-    return ops.convert_to_numpy(best_of_n_weights(ranks(rewards), n))
+def _under_best_of_n(rewards, n, values):
+    """The mean of `values` (P, k) over the best of every choice of n samples that have a reward: (P,), masked array."""
+    weights = ops.convert_to_numpy(best_of_n_weights(ranks(rewards), n))
+    with np.errstate(invalid="ignore"):  # 0 times minus infinity, of what is never the best
+        return np.ma.masked_where(~(weights > 0), weights * values).sum(axis=1)
 
 
 def _log_ratio(rewards, reference_rewards, n, smoothing=0.0):
-    p_less, p_less_equal = quantiles(rewards, reference_rewards, smoothing)
-    return ops.convert_to_numpy(best_of_n_log_ratio(p_less, p_less_equal, n))
+    p_less, p_less_equal = (np.ma.filled(p, np.nan) for p in quantiles(rewards, reference_rewards, smoothing))
+    return there(ops.convert_to_numpy(best_of_n_log_ratio(p_less, p_less_equal, n)))
 
 
 def check_best_of_n(best_of_n, num_reference_samples):

@@ -25,6 +25,8 @@ def calibration(learned, rollout, evaluation, bins=10):
     The policy's samples are sorted by the p_<= that the model predicts, and cut into `bins` equal parts; in each the mean
     prediction stands beside the mean of #{i: r(y_i) <= r(y)} / k over the k reference samples of the same prompt.
 
+    Samples whose reward abstained are left out.
+
     Args:
         learned: `keras_bond.quantiles.Learned`, of a trainer whose anchor is the evaluation's reference.
         rollout: that trainer's `rollout`.
@@ -47,14 +49,14 @@ def calibration(learned, rollout, evaluation, bins=10):
     Source: BOND, figure 9, compares the two ways to train; this compares the estimates themselves.
     """
     samples, reference = evaluation.samples, evaluation.reference_samples
+    _, empirical = quantiles(samples.rewards, reference.rewards)
     check_at_least(1, bins=bins)
-    if samples.rewards.size < bins:
-        raise ValueError(f"`bins` may be at most the number of samples, {samples.rewards.size}. Received: bins={bins}")
+    if empirical.count() < bins:
+        raise ValueError(f"`bins` may be at most the number of samples, {empirical.count()}. Received: bins={bins}")
     ids, mask = rollout.pad(rollout.encode(evaluation.prompts))
     columns = range(samples.rewards.shape[1])
     predicted = np.stack([learned.predict(ids, mask, samples.token_ids[:, j], samples.mask[:, j]) for j in columns], axis=1)
-    _, empirical = quantiles(samples.rewards, reference.rewards)
-    predicted, empirical = predicted.ravel(), empirical.ravel()
+    predicted, empirical = predicted[~np.ma.getmaskarray(empirical)], empirical.compressed()
     result = []
     for part in np.array_split(np.argsort(predicted, kind="stable"), bins):
         means = bootstrap({"p": empirical[part]}, seed=0)["p"]

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 from keras import ops
 
-from keras_bond.evaluation.best_of_n import backward_kl, forward_kl, quantiles
+from keras_bond.evaluation.best_of_n import backward_kl, forward_kl, mean_there, quantiles, there
 from keras_bond.ops import frontier_efficiency, kl_efficiency
 
 UNITS = {
@@ -22,6 +22,8 @@ UNITS = {
     "completion_length": "tokens",
     "reference_completion_length": "tokens",
     "truncated": "share",
+    "abstained": "share",
+    "reference_abstained": "share",
     "distinct_1": "share",
     "distinct_2": "share",
     "reference_distinct_1": "share",
@@ -36,7 +38,8 @@ _RESAMPLES = 1000
 class Estimate(NamedTuple):
     """A mean with its 95 % bootstrap interval over prompts (over groups of them, for `distinct_1` and `distinct_2`).
 
-    A single prompt, or group, has no interval: NaN.
+    A single prompt, or group, has no interval: NaN. Nor has a mean that is infinite, or one of so few prompts that some
+    resample has none of them.
     """
 
     value: float
@@ -46,28 +49,32 @@ class Estimate(NamedTuple):
     @classmethod
     def of(cls, means):
         """From a mean followed by the means of resamples, as `bootstrap` returns them."""
-        return cls(float(means[0]), *(float(q) for q in np.quantile(means[1:], (0.025, 0.975))))
+        low, high = np.quantile(means[1:], (0.025, 0.975)) if np.isfinite(means[0]) else (np.nan, np.nan)
+        return cls(float(means[0]), float(low), float(high))
 
 
 def estimate_all(samples, reference, seed=0, best_of_n=None):
     """Every figure of `evaluate` from the `Samples` of a policy and of its reference: dict of `Estimate` by name."""
-    ours, theirs = samples.rewards[:, :, None], reference.rewards[:, None, :]
+    rewards, reference_rewards = there(samples.rewards), there(reference.rewards)
+    ours, theirs = rewards[:, :, None], reference_rewards[:, None, :]
     per_prompt = {
-        "reward": samples.rewards.mean(1),
-        "reference_reward": reference.rewards.mean(1),
-        "win_rate": np.mean((ours > theirs) + 0.5 * (ours == theirs), axis=(1, 2)),
+        "reward": mean_there(rewards, axis=1),
+        "reference_reward": mean_there(reference_rewards, axis=1),
+        "win_rate": mean_there((ours > theirs) + 0.5 * (ours == theirs), axis=(1, 2)),
         "kl": samples.kl.mean(1),
         "kl_log_ratio": np.mean(samples.log_probs - samples.reference_log_probs, axis=1),
-        "log_quantile": np.mean(np.log(quantiles(samples.rewards, reference.rewards, smoothing=1.0)[1]), axis=1),
+        "log_quantile": mean_there(np.log(quantiles(samples.rewards, reference.rewards, smoothing=1.0)[1]), axis=1),
         "completion_length": samples.lengths.mean(1),
         "reference_completion_length": reference.lengths.mean(1),
         "truncated": samples.truncated.mean(1),
+        "abstained": np.isnan(samples.rewards).mean(1),
+        "reference_abstained": np.isnan(reference.rewards).mean(1),
     }
     if best_of_n is not None:
         per_prompt["forward_kl_best_of_n"] = forward_kl(reference, best_of_n)
         per_prompt["backward_kl_best_of_n"] = backward_kl(samples, reference, best_of_n)
     means = bootstrap(per_prompt, [seed, 2])
-    spent = means["kl"] > 0  # nothing spent: nothing to be efficient with
+    spent = (means["kl"] > 0) & ~np.isnan(means["win_rate"])  # nothing spent: nothing to be efficient with
     for name, function in (("frontier_efficiency", frontier_efficiency), ("kl_efficiency", kl_efficiency)):
         efficiency = ops.convert_to_numpy(function(means["win_rate"], np.where(spent, means["kl"], 1.0)))
         means[name] = np.where(spent, efficiency, np.nan)
@@ -99,8 +106,17 @@ def _distinct_per_group(texts, n):
 
 
 def bootstrap(values, seed):
-    """(1 + resamples,) for each of `values`, all of one length: its mean, then the means of resamples."""
+    """(1 + resamples,) for each of `values`, all of one length: its mean, then the means of resamples.
+
+    What is masked in a masked array counts in neither; NaN is a mean of nothing.
+    """
     count = len(next(iter(values.values())))
     draws = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=_RESAMPLES) / count
     resamples = draws if count > 1 else np.full_like(draws, np.nan)
-    return {name: np.append(np.mean(v, dtype="float64"), resamples @ v) for name, v in values.items()}
+    results = {}
+    for name, v in values.items():
+        kept = ~np.ma.getmaskarray(v)
+        with np.errstate(invalid="ignore"):  # 0 / 0, and 0 times minus infinity
+            means = (resamples @ np.where(kept, np.ma.getdata(v), 0)) / (resamples @ kept)
+        results[name] = np.append(np.ma.filled(mean_there(v), np.nan), means)
+    return results

@@ -184,9 +184,11 @@ def evaluate(policy, reference, reward, prompts, num_samples=1, seed=0, best_of_
     | `forward_kl_best_of_n`, `backward_kl_best_of_n` | KL(pi_BoN || pi) and KL(pi || pi_BoN) in nats, with `best_of_n` |
     | `completion_length`, `reference_completion_length` | tokens, the stop token included |
     | `truncated` | share of the policy's samples that the budget ended |
+    | `abstained`, `reference_abstained` | share of the samples whose reward is `None` |
     | `distinct_1`, `distinct_2`, `reference_...` | share of distinct word n-grams, first samples of 16 prompts in a row |
 
-    For `distinct_*` the bootstrap is over those groups of 16, less an incomplete last one.
+    For `distinct_*` the bootstrap is over those groups of 16, less an incomplete last one. What depends on rewards is over
+    the samples that have one, and the prompts that have such samples. One reward of minus infinity makes a mean of it.
 
     Args:
         policy, reference: KerasHub `CausalLM`s with the same vocabulary.

@@ -19,7 +19,7 @@ class Samples(NamedTuple):
     texts: list
     """k lists of P str."""
     rewards: np.ndarray
-    """(P, k), float64."""
+    """(P, k) float64; NaN where the reward abstained."""
     lengths: np.ndarray
     """(P, k), tokens, the stop token included."""
     truncated: np.ndarray

@@ -27,6 +27,7 @@ from keras_bond.ops.sequences import (
     token_kl,
     token_log_probs,
 )
+from keras_bond.ops.valid import is_valid, valid_mean
 
 __all__ = [
     "backward_kl_loss",
@@ -45,6 +46,7 @@ __all__ = [
     "frontier_win_rate",
     "greedy_tokens",
     "in_chunks",
+    "is_valid",
     "jbond_reward",
     "jeffreys_loss",
     "kl_efficiency",
@@ -57,5 +59,6 @@ __all__ = [
     "smallest_divisor",
     "token_kl",
     "token_log_probs",
+    "valid_mean",
     "win_rate",
 ]

@@ -1,10 +1,13 @@
 """The Best-of-N distribution: Theorem 1 of the BOND paper (arXiv 2407.14622) and its limits without ties."""
 
+import functools
 import math
 
+import numpy as np
 from keras import ops
 
 from keras_bond.ops._checks import as_float, check_n
+from keras_bond.ops.valid import is_valid
 
 
 def best_of_n_log_ratio(p_less, p_less_equal, n):
@@ -79,19 +82,19 @@ def best_of_n_weights(rewards, n):
     least variance of E[f(y)] under Best-of-n. The weights of a prompt sum to 1.
 
     Args:
-        rewards: (B, k).
+        rewards: (B, k); k of a prompt are those that are not NaN.
         n: an integer from 1 to k.
 
     Returns:
-        (B, k), float32.
+        (B, k), float32: NaN where `rewards` are, and for a whole prompt that has fewer than n others.
 
     Raises:
         ValueError: if `n` is out of range.
 
     Example:
 
-    >>> best_of_n_weights([[0.0, 2.0, 1.0, 1.0]], n=2).tolist()
-    [[0.0, 0.5, 0.25, 0.25]]
+    >>> best_of_n_weights([[0.0, 2.0, 1.0, 1.0], [0.0, 2.0, float("nan"), 1.0]], n=2).tolist()
+    [[0.0, 0.5, 0.25, 0.25], [0.0, 0.6666666865348816, nan, 0.3333333432674408]]
 
     Source: Hoeffding, "A Class of Statistics with Asymptotically Normal Distribution", 1948; the form is ours.
     """
@@ -102,5 +105,21 @@ def best_of_n_weights(rewards, n):
     one, others = ops.expand_dims(rewards, 2), ops.expand_dims(rewards, 1)
     below = ops.sum(ops.cast(others < one, "int32"), axis=2)
     up_to = ops.sum(ops.cast(others <= one, "int32"), axis=2)
-    all_among = as_float([math.comb(i, n) / math.comb(k, n) for i in range(k + 1)])  # the n among the i least of k
-    return (ops.take(all_among, up_to) - ops.take(all_among, below)) / as_float(up_to - below)
+    there = ops.sum(ops.cast(is_valid(rewards), "int32"), axis=1, keepdims=True)
+    won = all_among(up_to, there, n, k) - all_among(below, there, n, k)  # by one of the equals
+    return ops.where(ops.logical_and(is_valid(rewards), there >= n), won / as_float(up_to - below), float("nan"))
+
+
+def all_among(count, there, n, k):
+    """C(count, n) / C(there, n): the chance that n samples, drawn from `there` <= k, are all among `count` of them.
+
+    Integer tensors that broadcast to one shape -> float32; 0 where `there` is below n.
+    """
+    return ops.take(as_float(_all_among(n, k)), there * (k + 1) + count)
+
+
+@functools.cache
+def _all_among(n, k):
+    """The table of `all_among` for all numbers from 0 to k, flat."""
+    chosen = [math.comb(i, n) for i in range(k + 1)]
+    return np.array([c / total if c and c <= total else 0 for total in chosen for c in chosen], "float32")

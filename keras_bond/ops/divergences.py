@@ -4,6 +4,7 @@ from keras import ops
 
 from keras_bond.ops._checks import as_float
 from keras_bond.ops.policy_gradient import reinforce_loss
+from keras_bond.ops.valid import is_valid, valid_mean
 
 
 def forward_kl_loss(log_prob, weights=None, anchor_log_prob=None):
@@ -21,9 +22,14 @@ def forward_kl_loss(log_prob, weights=None, anchor_log_prob=None):
     where pi is Best-of-n of the anchor, rho_i / k is what w_i estimates. Of a policy that has left its anchor far behind,
     farther than Best-of-n is from it, rho has heavy tails: let the anchor follow faster, or give no `anchor_log_prob`.
 
+    Where samples are left out by their text alone, Best-of-n is of the anchor given that it writes no such text; and with
+    `anchor_log_prob`, as far as policy and anchor write such text equally often, pi is meant so too: the left out are not
+    made rarer.
+
     Args:
         log_prob: (B,), log pi of the best of n anchor samples of each prompt; or (B, k), of k anchor samples.
-        weights: (B, k), each one's chance to be the best of n, or `None` for (B,).
+        weights: (B, k), each one's chance to be the best of n, or `None` for (B,). NaN is a sample that counts nowhere: k of
+            a prompt are the others, and the mean is over the prompts that have any.
         anchor_log_prob: (B, k), log pi_a of the same samples, or `None`. No gradient flows into rho.
 
     Returns:
@@ -42,11 +48,13 @@ def forward_kl_loss(log_prob, weights=None, anchor_log_prob=None):
     log_prob = as_float(log_prob)
     if weights is None:
         return -ops.mean(log_prob)
-    weights = as_float(weights)
+    weights, valid = as_float(weights), is_valid(weights)
     if anchor_log_prob is not None:
         ratio = ops.exp(ops.stop_gradient(log_prob) - as_float(anchor_log_prob))
-        weights = weights - ratio / weights.shape[1]
-    return -ops.mean(ops.sum(weights * log_prob, axis=1))
+        k = ops.sum(ops.cast(valid, weights.dtype), axis=1, keepdims=True)
+        weights = weights - ratio / ops.maximum(k, 1.0)
+    by_prompt = ops.sum(ops.where(valid, weights, 0.0) * log_prob, axis=1)
+    return -valid_mean(by_prompt, ops.any(valid, axis=1))
 
 
 def backward_kl_loss(log_prob, anchor_log_prob, bond_reward, n):
@@ -58,7 +66,7 @@ def backward_kl_loss(log_prob, anchor_log_prob, bond_reward, n):
     Args:
         log_prob: (B,), log pi(y | x) of the policy's own samples, differentiable.
         anchor_log_prob: (B,), log pi_a(y | x) of the same samples.
-        bond_reward: (B,), log p_<=(y), or an estimate of it such as `jbond_reward`.
+        bond_reward: (B,), log p_<=(y), or an estimate of it such as `jbond_reward`; NaN is a sample that counts nowhere.
         n: the n of Best-of-n, at least 2.
 
     Returns:
@@ -78,10 +86,11 @@ def backward_kl_loss(log_prob, anchor_log_prob, bond_reward, n):
         raise ValueError(f"`n` must be at least 2. Received: n={n}")
     log_prob = as_float(log_prob)
     log_ratio = ops.stop_gradient(log_prob) - as_float(anchor_log_prob)
-    return (n - 1) * reinforce_loss(log_prob, as_float(bond_reward) - log_ratio / (n - 1))
+    reward = as_float(bond_reward)
+    return (n - 1) * reinforce_loss(log_prob, reward - log_ratio / (n - 1), is_valid(reward))
 
 
-def kl_loss(log_prob, anchor_log_prob):
+def kl_loss(log_prob, anchor_log_prob, valid=None):
     """Loss with the gradient of KL(pi || pi_a), sampled from the policy: descending it pulls pi towards the anchor.
 
         grad = E_{y ~ pi} grad log pi(y) [ log(pi(y) / pi_a(y)) - B ]
@@ -89,6 +98,7 @@ def kl_loss(log_prob, anchor_log_prob):
     Args:
         log_prob: (B,), log pi(y | x) of the policy's own samples, differentiable.
         anchor_log_prob: (B,), log pi_a(y | x) of the same samples.
+        valid: (B,) bool, which samples count; all by default.
 
     Returns:
         Scalar.
@@ -101,7 +111,8 @@ def kl_loss(log_prob, anchor_log_prob):
     Source: BOND, equation 19. Algorithm 2 prints this term with the opposite sign, which would ascend the KL.
     """
     log_prob = as_float(log_prob)
-    return reinforce_loss(log_prob, as_float(anchor_log_prob) - ops.stop_gradient(log_prob))
+    valid = ops.ones_like(log_prob, "bool") if valid is None else valid
+    return reinforce_loss(log_prob, as_float(anchor_log_prob) - ops.stop_gradient(log_prob), valid)
 
 
 def jeffreys_loss(forward, backward, beta=0.5):

@@ -3,6 +3,7 @@
 from keras import ops
 
 from keras_bond.ops._checks import as_float
+from keras_bond.ops.valid import is_valid, valid_mean
 
 
 def leave_one_out_baseline(returns):
@@ -11,7 +12,8 @@ def leave_one_out_baseline(returns):
         B_i = (sum_j R_j - R_i) / (m - 1);     0 where there is no other
 
     Args:
-        returns: (m,), the samples of a batch; or (B, m), the m samples of each prompt, compared among themselves.
+        returns: (m,), the samples of a batch; or (B, m), the m samples of each prompt, compared among themselves. NaN is a
+            sample that is nobody's other.
 
     Returns:
         The shape of `returns`.
@@ -26,19 +28,26 @@ def leave_one_out_baseline(returns):
     returns = as_float(returns)
     if len(returns.shape) not in (1, 2):
         raise ValueError(f"`returns` must have shape (m,) or (batch, m). Received: returns.shape={tuple(returns.shape)}")
-    others = ops.maximum(ops.shape(returns)[-1] - 1, 1)
-    return (ops.sum(returns, axis=-1, keepdims=True) - returns) / ops.cast(others, returns.dtype)
+    valid = ops.cast(is_valid(returns), returns.dtype)
+    returns = ops.where(is_valid(returns), returns, 0.0)
+    others = ops.sum(valid, axis=-1, keepdims=True) - valid
+    return (ops.sum(returns, axis=-1, keepdims=True) - returns) / ops.maximum(others, 1.0)
 
 
-def reinforce_loss(log_prob, returns):
+def reinforce_loss(log_prob, returns, valid=None):
     """A loss whose gradient is the REINFORCE estimator with the leave-one-out baseline.
 
         grad = -mean_i[ (R_i - B_i) grad log pi(y_i) ]
+
+    The mean and the baseline are over the samples that count. Where others are left out by their text alone, that is the
+    gradient for the policy given that it does not write such text.
 
     Args:
         log_prob: (B,), log pi(y_i | x_i), differentiable; or (B, m), m samples of each prompt.
         returns: of the same shape; no gradient flows into them. The baseline is the mean of the others of the batch, or,
             where m samples a prompt are given, of the prompt.
+        valid: of the same shape, bool: which samples count; by default those whose return is not NaN. Where none does,
+            the loss is 0.
 
     Returns:
         Scalar. Its value means nothing to a reader; its gradient is what counts.
@@ -59,4 +68,6 @@ def reinforce_loss(log_prob, returns):
             "`log_prob` and `returns` must have the same shape. "
             f"Received: log_prob.shape={tuple(log_prob.shape)}, returns.shape={tuple(returns.shape)}"
         )
-    return -ops.mean((returns - leave_one_out_baseline(returns)) * log_prob)
+    valid = is_valid(returns) if valid is None else ops.convert_to_tensor(valid, "bool")
+    baseline = leave_one_out_baseline(ops.where(valid, returns, float("nan")))
+    return -valid_mean(ops.where(valid, returns - baseline, 0.0) * log_prob, valid)

@@ -1,6 +1,7 @@
 """From rewards to quantiles under the anchor, and the rewards that BOND and J-BOND build of them.
 
-Each function depends on rewards only through their order: a strictly increasing transform of the reward changes nothing.
+Each function depends on rewards only through their order: a strictly increasing transform of the reward changes nothing. NaN
+is a sample without a reward: it is compared with nothing, and what cannot be told for want of samples is NaN.
 """
 
 import math
@@ -8,7 +9,8 @@ import math
 from keras import ops
 
 from keras_bond.ops._checks import as_float, check_n, check_samples
-from keras_bond.ops.best_of_n import best_of_n_log_ratio
+from keras_bond.ops.best_of_n import all_among, best_of_n_log_ratio
+from keras_bond.ops.valid import is_valid
 
 
 def monte_carlo_quantiles(reward, anchor_rewards, smoothing=0.0):
@@ -21,11 +23,11 @@ def monte_carlo_quantiles(reward, anchor_rewards, smoothing=0.0):
 
     Args:
         reward: (B,), rewards of the samples to place.
-        anchor_rewards: (B, k), rewards of k anchor samples per prompt.
+        anchor_rewards: (B, k), rewards of k anchor samples per prompt, of which those that are not NaN are counted.
         smoothing: s >= 0.
 
     Returns:
-        (p_less, p_less_equal), each (B,).
+        (p_less, p_less_equal), each (B,): NaN where `reward` is, or where no anchor sample has a reward.
 
     Raises:
         ValueError: if the shapes do not fit or `smoothing` is negative.
@@ -42,15 +44,15 @@ def monte_carlo_quantiles(reward, anchor_rewards, smoothing=0.0):
         raise ValueError(f"`smoothing` must be at least 0. Received: smoothing={smoothing}")
     reward, anchor_rewards = as_float(reward), as_float(anchor_rewards)
     check_samples(reward, anchor_rewards)
-    reward = ops.expand_dims(reward, 1)
-    total = anchor_rewards.shape[1] + smoothing
-    p_less = ops.sum(ops.cast(anchor_rewards < reward, reward.dtype), axis=1) / total
-    p_less_equal = (ops.sum(ops.cast(anchor_rewards <= reward, reward.dtype), axis=1) + smoothing) / total
-    return p_less, p_less_equal
+    one = ops.expand_dims(reward, 1)
+    which = anchor_rewards < one, anchor_rewards <= one, is_valid(anchor_rewards)
+    less, less_equal, k = (ops.sum(ops.cast(each, reward.dtype), axis=1) for each in which)
+    total = ops.where(ops.logical_and(is_valid(reward), k > 0), k + smoothing, float("nan"))
+    return less / total, (less_equal + smoothing) / total
 
 
 def win_rate(reward, anchor_rewards):
-    """Share of the anchor samples that `reward` beats, ties counting half: (p_< + p_<=) / 2, shape (B,).
+    """Share of the anchor samples that `reward` beats, ties counting half: (p_< + p_<=) / 2, shape (B,); NaN as these.
 
     >>> float(win_rate([0.5], [[0.1, 0.5]])[0])
     0.75
@@ -104,11 +106,11 @@ def jbond_reward(reward, anchor_rewards, n=None):
 
     Args:
         reward: (B,), rewards of the policy's samples.
-        anchor_rewards: (B, k), rewards of the anchor's samples.
+        anchor_rewards: (B, k), rewards of the anchor's samples; k of a prompt are those that are not NaN.
         n: at most k; k by default.
 
     Returns:
-        (B,), in nats.
+        (B,), in nats: NaN where `reward` is, or where fewer than n anchor samples have a reward.
 
     Example:
 
@@ -124,9 +126,9 @@ def jbond_reward(reward, anchor_rewards, n=None):
     if n > k:
         raise ValueError(f"`n` must be at most {k}, the anchor samples per prompt. Received: n={n}")
     better = ops.sum(ops.cast(anchor_rewards > ops.expand_dims(reward, 1), "int32"), axis=1)
-    share = (math.comb(g, n) / math.comb(k, n) for g in range(k + 1))  # of the choices of n that are all better
-    penalties = as_float([-(2.0**n) * math.log(2) * each if each else 0.0 for each in share])
-    return ops.take(penalties, better)
+    there = ops.sum(ops.cast(is_valid(anchor_rewards), "int32"), axis=1)
+    penalty = ops.where(better >= n, -(2.0**n) * math.log(2) * all_among(better, there, n, k), 0.0)
+    return ops.where(ops.logical_and(is_valid(reward), there >= n), penalty, float("nan"))
 
 
 def expected_jbond_reward(p_less_equal, n=2):

@@ -5,7 +5,7 @@ import numpy as np
 from keras import ops
 
 from keras_bond._checks import check_at_least, check_positive
-from keras_bond.ops import monte_carlo_quantiles
+from keras_bond.ops import is_valid, monte_carlo_quantiles, valid_mean
 
 
 class QuantileModel(keras.Model):
@@ -67,12 +67,12 @@ class Learned:
         for ours, theirs in zip(backbone.weights, weights, strict=True):
             ours.assign(ops.copy(theirs.value))  # never the policy's own buffer, which a step may donate
         self.model = QuantileModel(backbone)
-        self.model.compile(keras.optimizers.Adam(self.learning_rate, global_clipnorm=1.0), loss="binary_crossentropy")
+        self.model.compile(keras.optimizers.Adam(self.learning_rate, global_clipnorm=1.0), loss=_cross_entropy)
         self.model.optimizer.build(self.model.trainable_variables)
 
     def __call__(self, trajectory):
-        """(None, p_less_equal) of the policy's samples, (R,): ties are not told apart."""
-        return None, self.predict(*_completions(trajectory))
+        """(None, p_less_equal) of the policy's samples, (R,): ties are not told apart. NaN where one has no reward."""
+        return None, np.where(np.isnan(trajectory.reward), np.float32(np.nan), self.predict(*_completions(trajectory)))
 
     def predict(self, prompt_ids, prompt_mask, completion_ids, completion_mask):
         """p_<= of completions, (R,): prompts (R, P), left-padded, and completions (R, T), with their masks."""
@@ -80,11 +80,11 @@ class Learned:
         return np.maximum(ops.convert_to_numpy(self.model.predict_on_batch(inputs)), np.float32(self.floor))
 
     def observe(self, trajectory):
-        """One step of Adam on the cross-entropy of these samples."""
+        """One step of Adam on the cross-entropy of these samples; none where no sample can be compared."""
         of_anchor = trajectory.relative_anchor_rewards[:, : self.num_samples]
-        labels = monte_carlo_quantiles(trajectory.relative_reward, of_anchor)[1]
-        loss = self.model.train_on_batch(_inputs(*_completions(trajectory)), ops.convert_to_numpy(labels))
-        self.history.append(float(loss))
+        labels = ops.convert_to_numpy(monte_carlo_quantiles(trajectory.relative_reward, of_anchor)[1])
+        if not np.isnan(labels).all():
+            self.history.append(float(self.model.train_on_batch(_inputs(*_completions(trajectory)), labels)))
 
     @property
     def variables(self):
@@ -96,6 +96,12 @@ class Learned:
     @classmethod
     def from_config(cls, config):
         return cls(**config)
+
+
+def _cross_entropy(labels, predicted):
+    """Over the samples that have a label; others have NaN."""
+    valid = is_valid(labels)
+    return valid_mean(ops.binary_crossentropy(ops.where(valid, labels, 0.0), predicted), valid)
 
 
 def _completions(trajectory):

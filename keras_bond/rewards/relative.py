@@ -1,4 +1,7 @@
-"""From rewards in float64 to what an update needs of them in float32: how the samples of a prompt compare."""
+"""From rewards in float64 to what an update needs of them in float32: how the samples of a prompt compare.
+
+NaN stays NaN: a sample whose reward abstained, which is compared with nothing.
+"""
 
 import numpy as np
 
@@ -20,7 +23,8 @@ def ranks(rewards):
     >>> ranks(np.array([[1e9 - 1, 1e9 - 2, 1e9 - 1]])).tolist()
     [[1.0, 0.0, 1.0]]
     """
-    return (rewards[:, None] < rewards[:, :, None]).sum(axis=2).astype("float32")
+    worse = (rewards[:, None] < rewards[:, :, None]).sum(axis=2)
+    return np.where(np.isnan(rewards), np.nan, worse).astype("float32")
 
 
 def differences(rewards):
@@ -30,7 +34,7 @@ def differences(rewards):
         rewards: (B, s) float64, s samples for each prompt.
 
     Returns:
-        (B, s) float32.
+        (B, s) float32: NaN also for the only sample of a prompt that has a reward.
 
     Raises:
         RewardError: if a difference is not finite.
@@ -40,14 +44,17 @@ def differences(rewards):
     >>> differences(np.array([[1e9 - 1, 1e9 - 2]])).tolist()
     [[0.5, -0.5]]
     """
+    valid = ~np.isnan(rewards)
+    count = valid.sum(axis=1, keepdims=True)
     with np.errstate(over="ignore", invalid="ignore"):
-        values = (rewards - rewards.mean(axis=1, keepdims=True)).astype("float32")
-    if not np.isfinite(values).all():
+        mean = np.where(valid, rewards, 0).sum(axis=1, keepdims=True) / np.maximum(count, 1)
+        values = (rewards - mean).astype("float32")
+    if not np.isfinite(values[valid]).all():
         raise RewardError(
             "The values of the rewards are used, not their order alone: they must be finite, and closer together than "
-            f"float32 can tell, 3e38. Received: rewards from {rewards.min()} to {rewards.max()}"
+            f"float32 can tell, 3e38. Received: rewards from {rewards[valid].min()} to {rewards[valid].max()}"
         )
-    return values
+    return np.where(count > 1, values, np.float32(np.nan))
 
 
 def compare(rewards, num_samples, num_anchor_samples, relative=ranks):
@@ -79,12 +86,17 @@ def imitated(anchor_rewards, n, every=True):
         anchor_rewards: (B, k), of k anchor samples for each prompt.
         n: of Best-of-n.
         every: whether all k count, by their chance to be the best of n (`ops.best_of_n_weights`); or the best of the first
-            n alone, the first of equals.
+            n alone that have a reward, the first of equals, with weight 1.
 
     Returns:
-        (rows, weights): the rows (B C,) among the B k samples, and (B, C), with C = k or 1.
+        (rows, weights): the rows (B C,) among the B k samples, and (B, C), with C = k or 1; weights are NaN where a sample
+        has no reward, and for a prompt where fewer than n have one.
     """
     count, k = anchor_rewards.shape
     if every or not k:
         return np.arange(count * k), best_of_n_weights(anchor_rewards, n) if k else anchor_rewards
-    return k * np.arange(count) + anchor_rewards[:, :n].argmax(axis=1), np.ones((count, 1), "float32")
+    valid = ~np.isnan(anchor_rewards)
+    first = valid & (valid.cumsum(axis=1) <= n)
+    best = np.where(first, anchor_rewards, -np.inf).argmax(axis=1)
+    enough = valid.sum(axis=1, keepdims=True) >= n
+    return k * np.arange(count) + best, np.where(enough, np.float32(1), np.float32(np.nan))

@@ -5,6 +5,7 @@ import asyncio
 import functools
 import inspect
 import itertools
+import math
 import os
 import threading
 from collections.abc import Iterator, Mapping, Set
@@ -39,8 +40,10 @@ class Reward(abc.ABC):
                 tokens up to and including its stop token, a list of int.
 
         Returns:
-            B finite numbers, in a list, an iterator, an array or a tensor, (B,) or (B, 1). Only their order matters to BOND;
-            they are compared in float64.
+            B numbers, in a list, an iterator, an array or a tensor, (B,) or (B, 1). Only their order matters to BOND; they
+            are compared in float64. `None` abstains: the sample counts nowhere, and its share is logged as `abstained`.
+            Minus infinity is worse, infinity better than all else (their mean says no more; `Reinforce`, which uses values,
+            refuses both). NaN is an error.
         """
 
     def get_config(self):
@@ -66,7 +69,7 @@ def check_reward(reward, columns=None):
 
 
 def call_reward(reward, prompts, completions, columns, completion_ids=None):
-    """The rewards of B completions, checked: a (B,) float64 array.
+    """The rewards of B completions, checked: a (B,) float64 array, NaN where the reward abstained.
 
     Args:
         reward: any callable; see `Reward` for what it is given and what it may return.
@@ -76,8 +79,8 @@ def call_reward(reward, prompts, completions, columns, completion_ids=None):
 
     Raises:
         ValueError: if the reward needs what is not there; see `check_reward`.
-        RewardError: if the reward raised, or returned the wrong number of values, something that is not a number, NaN
-            or infinity. The message names the offending completion.
+        RewardError: if the reward raised, or returned the wrong number of values, something that is not a number, or NaN.
+            The message names the offending completion.
     """
     given = {"prompts": list(prompts), "completions": list(completions), "completion_ids": completion_ids, **columns}
     by_position, by_keyword = call_form(reward, [name for name, value in given.items() if value is not None])
@@ -95,23 +98,24 @@ def call_reward(reward, prompts, completions, columns, completion_ids=None):
             "The policy is as it was after the last step."
         ) from error
     try:
-        values = np.array([_number(value) for value in _values(answer)], "float64")
+        numbers = [_number(value) for value in _values(answer)]
     except (TypeError, ValueError, OverflowError) as error:
         raise RewardError(
-            f"The `reward` function `{name}` must return one number per completion. Received: {answer!r:.200}"
+            f"The `reward` function `{name}` must return one number per completion, or `None` to abstain. "
+            f"Received: {answer!r:.200}"
         ) from error
-    if len(values) != count:
+    if len(numbers) != count:
         raise RewardError(
             f"The `reward` function `{name}` must return one number per completion: expected {count}. "
-            f"Received: {len(values)}"
+            f"Received: {len(numbers)}"
         )
-    if not np.isfinite(values).all():
-        worst = int(np.flatnonzero(~np.isfinite(values))[0])
-        raise RewardError(
-            f"The `reward` function `{name}` must return finite numbers. Received: {values[worst]} for the completion "
-            f"{completions[worst]!r} of the prompt {prompts[worst]!r}"
-        )
-    return values
+    for number, completion, prompt in zip(numbers, completions, prompts, strict=True):
+        if number is not None and math.isnan(number):
+            raise RewardError(
+                f"The `reward` function `{name}` must return numbers, or `None` where it has none to give. "
+                f"Received: nan for the completion {completion!r} of the prompt {prompt!r}"
+            )
+    return np.array(numbers, "float64")  # None becomes NaN
 
 
 def _values(answer):
@@ -122,13 +126,13 @@ def _values(answer):
 
 
 def _number(value):
-    """A float of a number, or of what holds one alone: (B, 1) is (B,)."""
+    """A float of a number, or of what holds one alone: (B, 1) is (B,). None is none."""
     value = _plain(value)
     if isinstance(value, list | tuple):
         (value,) = value
     if isinstance(value, str | bytes):
         raise TypeError("text is not a number")
-    return float(value)
+    return None if value is None else float(value)
 
 
 def _plain(value):

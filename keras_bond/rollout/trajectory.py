@@ -10,7 +10,8 @@ class Trajectory(NamedTuple):
 
     P is the width of the left-padded prompts, T the completion budget, m the number of policy samples per prompt, k that of
     anchor samples. The policy's samples stand in R = B m rows, the m samples of a prompt next to each other; likewise in
-    B C rows the C anchor samples a prompt that may be imitated.
+    B C rows the C anchor samples a prompt that may be imitated. A reward of NaN is that of a sample whose reward abstained:
+    it counts nowhere.
     """
 
     prompt_ids: Any
@@ -26,7 +27,8 @@ class Trajectory(NamedTuple):
     contender_mask: Any
     """(B C, T) bool."""
     contender_weights: Any
-    """(B, C) float32, each one's chance to be the best of n; the C of a prompt sum to 1."""
+    """(B, C) float32, each one's chance to be the best of n; the C of a prompt sum to 1. NaN where a sample has no reward,
+    and for a prompt with fewer than n that have one."""
     reward: Any
     """(R,) float32, r(x, y), for the logs."""
     anchor_rewards: Any
@@ -43,7 +45,7 @@ class Trajectory(NamedTuple):
     p_less: Any = None
     """(R,) float32, estimate of P[r(x, y') < r(x, y)] for y' ~ pi_a; `None` where the algorithm asks for no quantiles."""
     p_less_equal: Any = None
-    """(R,) float32, estimate of P[r(x, y') <= r(x, y)]."""
+    """(R,) float32, estimate of P[r(x, y') <= r(x, y)]; NaN where it has none."""
 
 
 class Scores(NamedTuple):

@@ -4,7 +4,7 @@ import keras
 
 from keras_bond._checks import check_at_least, check_share
 from keras_bond.anchors import FrozenAnchor
-from keras_bond.ops import backward_kl_loss, bond_reward, forward_kl_loss, jeffreys_loss
+from keras_bond.ops import backward_kl_loss, bond_reward, forward_kl_loss, jeffreys_loss, valid_mean
 from keras_bond.quantiles import Learned, MonteCarlo
 from keras_bond.rollout import replicas
 from keras_bond.trainers.trainer import AlignmentTrainer
@@ -91,7 +91,7 @@ class BOND(AlignmentTrainer):
         return jeffreys_loss(forward, backward, self.beta), {
             "forward_loss": forward,
             "backward_loss": backward,
-            "log_quantile": keras.ops.mean(bond_reward(trajectory.p_less_equal)),
+            "log_quantile": valid_mean(bond_reward(trajectory.p_less_equal)),
         }
 
     # A learned quantile's model and its optimizer belong to the training state, but not to the trainer's own variables.

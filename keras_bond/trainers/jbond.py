@@ -1,11 +1,19 @@
 """J-BOND: Algorithm 2 of "BOND: Aligning LLMs with Best-of-N Distillation" (arXiv 2407.14622)."""
 
 import keras
-from keras import ops
 
 from keras_bond._checks import check_at_least, check_not_negative, check_share
 from keras_bond.anchors import EMAAnchor
-from keras_bond.ops import backward_kl_loss, expected_jbond_reward, forward_kl_loss, jbond_reward, jeffreys_loss, kl_loss
+from keras_bond.ops import (
+    backward_kl_loss,
+    expected_jbond_reward,
+    forward_kl_loss,
+    is_valid,
+    jbond_reward,
+    jeffreys_loss,
+    kl_loss,
+    valid_mean,
+)
 from keras_bond.trainers.trainer import AlignmentTrainer
 
 
@@ -78,12 +86,12 @@ class JBOND(AlignmentTrainer):
         reward = jbond_reward(trajectory.relative_reward, trajectory.relative_anchor_rewards, self.n)
         forward = forward_kl_loss(scores.contender_log_prob, trajectory.contender_weights, scores.contender_anchor_log_prob)
         backward = backward_kl_loss(scores.log_prob, trajectory.anchor_log_prob, reward, self.n)
-        regularizer = kl_loss(scores.log_prob, trajectory.anchor_log_prob)
+        regularizer = kl_loss(scores.log_prob, trajectory.anchor_log_prob, is_valid(reward))
         return jeffreys_loss(forward, backward, self.beta) + self.gamma * regularizer, {
             "forward_loss": forward,
             "backward_loss": backward,
             "regularizer": regularizer,
-            "penalised": ops.mean(reward) / expected_jbond_reward(0.0, self.n),
+            "penalised": valid_mean(reward) / expected_jbond_reward(0.0, self.n),
         }
 
     def get_config(self):

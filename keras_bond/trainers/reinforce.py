@@ -5,7 +5,7 @@ from keras import ops
 
 from keras_bond._checks import check_at_least, check_not_negative
 from keras_bond.anchors import FrozenAnchor
-from keras_bond.ops import reinforce_loss
+from keras_bond.ops import is_valid, reinforce_loss, valid_mean
 from keras_bond.rewards import differences
 from keras_bond.trainers.trainer import AlignmentTrainer
 
@@ -17,7 +17,8 @@ class Reinforce(AlignmentTrainer):
         y_1 ... y_m ~ pi,   R_i = r(y_i) - beta_rl log(pi(y_i)/pi_ref(y_i)),   B_i the mean of the prompt's other R_j
         G = -(1/m) sum_i grad log pi(y_i) [ R_i - B_i ]
 
-    Unlike BOND it depends on the scale of the reward: `beta_rl` must be chosen for each reward.
+    Unlike BOND it depends on the scale of the reward: `beta_rl` must be chosen for each reward. A sample without another
+    of its prompt that has a reward counts nowhere.
 
     Args:
         policy, reward, **kwargs: see `AlignmentTrainer`.
@@ -44,11 +45,10 @@ class Reinforce(AlignmentTrainer):
 
     def objective(self, scores, trajectory):
         log_ratio = ops.stop_gradient(scores.log_prob) - trajectory.reference_log_prob
-        returns = trajectory.relative_reward - self.beta_rl * log_ratio
-        by_prompt = (-1, self.num_samples)
-        return reinforce_loss(ops.reshape(scores.log_prob, by_prompt), ops.reshape(returns, by_prompt)), {
-            "return": ops.mean(trajectory.reward - self.beta_rl * log_ratio)
-        }
+        reward, relative = trajectory.reward, trajectory.relative_reward
+        sides = scores.log_prob, relative - self.beta_rl * log_ratio, is_valid(relative)
+        loss = reinforce_loss(*(ops.reshape(side, (-1, self.num_samples)) for side in sides))
+        return loss, {"return": valid_mean(reward - self.beta_rl * log_ratio, is_valid(reward))}
 
     def get_config(self):
         return {**super().get_config(), "beta_rl": self.beta_rl}

@@ -39,6 +39,7 @@ METRICS = (
     "kl_reference",
     "kl_anchor",
     "reward_std",
+    "abstained",
     "completion_length",
     "truncated",
     "grad_norm",
@@ -87,10 +88,12 @@ class AlignmentTrainer(StateSaving, BackendTrainer, keras.Model):
         seed: of prompts' order, policy samples and anchor samples.
 
     The logs of a step hold the values of that step; those of an epoch their mean over it. Names and units:
-    `reward`, `anchor_reward` (mean), `reward_std` (over the batch), `win_rate` (policy sample against anchor samples, ties
-    half), `tie_rate`, `penalised` (share with r_J < 0), `kl_anchor`, `kl_reference` (nats, mean log-ratio of the policy's
-    samples), `forward_loss`, `backward_loss`, `regularizer`, `loss` (surrogates: only their gradients mean something),
-    `completion_length` (tokens), `truncated` (share without a stop token), `grad_norm`, `anchor_distance` (Euclidean).
+    `reward`, `anchor_reward` (mean), `reward_std` (over the batch), `abstained` (share of all samples whose reward is
+    `None`: neither the update nor other metrics of rewards count them), `win_rate` (policy sample against anchor samples,
+    ties half), `tie_rate`, `penalised` (share with r_J < 0), `kl_anchor`, `kl_reference` (nats, mean log-ratio of the
+    policy's samples), `forward_loss`, `backward_loss`, `regularizer`, `loss` (surrogates: only their gradients mean
+    something), `completion_length` (tokens), `truncated` (share without a stop token), `grad_norm`, `anchor_distance`
+    (Euclidean).
     """
 
     parts: tuple[str, ...] = ()

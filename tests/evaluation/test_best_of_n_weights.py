@@ -61,6 +61,27 @@ def test_points_agree_with_every_choice(rewards, n):
     assert best_of_n_points(rewards, ns=[n]) == [pytest.approx(expected, rel=1e-5, abs=1e-6)]
 
 
+def test_points_of_those_that_have_a_reward():
+    rewards = np.where(RNG.random((12, 6)) < 0.6, np.nan, RNG.integers(-1, 3, (12, 6)))
+    n, wins, bests = 2, [], []
+    for row in rewards:
+        row = row[~np.isnan(row)]
+        if len(row) > n:
+            won = [[np.mean([(max(row[c]) > row[j]) + 0.5 * (max(row[c]) == row[j]) for c, o in choices(row, n) if j in o])]
+                   for j in range(len(row))]  # fmt: skip
+            wins.append(np.mean(won))
+        if len(row) >= n:
+            bests.append(np.mean([max(row[chosen]) for chosen, _ in choices(row, n)]))
+    assert 0 < len(wins) < len(bests) < len(rewards)
+    expected = {"n": n, "win_rate": np.mean(wins), "reward": np.mean(bests), "kl": best_of_n_kl(n)}
+    assert best_of_n_points(rewards, ns=[n]) == [pytest.approx(expected, rel=1e-5)]
+
+
+def test_points_of_rewards_with_minus_infinity():
+    ours = best_of_n_points(np.array([[-np.inf, 0.0, 1.0], [2.0, 3.0, -np.inf]]), ns=[2])[0]
+    assert (ours["win_rate"], ours["reward"]) == (pytest.approx(2 / 3), pytest.approx((2 / 3 + 3 - 1 / 3) / 2))
+
+
 def test_points_need_an_opponent():
     with pytest.raises(ValueError, match=r"^Best-of-4 needs more than 4 samples per prompt. Received: 4$"):
         best_of_n_points(np.zeros((1, 4)), ns=(4,))

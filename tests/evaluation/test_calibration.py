@@ -37,5 +37,12 @@ def test_calibration_compares_prediction_and_count_by_decile():
     for part in table:
         assert part.predicted - part.empirical.value == pytest.approx(0.125)
         assert part.empirical.low <= part.empirical.value <= part.empirical.high
+    rewards = evaluation.samples.rewards.copy()
+    rewards[:, 1] = np.nan  # half of them have no reward
+    half = evaluation._replace(samples=evaluation.samples._replace(rewards=rewards))
+    table = calibration(Oracle(evaluation, shift=0.125), evaluator.rollout, half)
+    assert [part.size for part in table] == [6] * 10
+    for part in table:
+        assert part.predicted - part.empirical.value == pytest.approx(0.125)
     with pytest.raises(ValueError, match=r"`bins` may be at most the number of samples, 120\. Received: bins=121"):
         calibration(oracle, evaluator.rollout, evaluation, bins=121)

@@ -62,6 +62,72 @@ def test_log_quantile_by_hand():
     assert estimate_all(policy, reference)["log_quantile"].value == pytest.approx(expected, rel=1e-5)
 
 
+NAN = float("nan")
+ABSTAINED = np.array([[NAN, 5.0], [1.0, NAN], [NAN, NAN], [2.0, 0.0]])
+REFERENCE_ABSTAINED = np.array([[1.0, NAN, 3.0], [NAN, NAN, NAN], [1.0, 2.0, 3.0], [NAN, 0.0, 2.0]])
+
+
+def test_what_abstained_is_left_out_and_counted():
+    policy, reference = samples_of([["x"] * 4] * 2, ABSTAINED), samples_of([["x"] * 4] * 3, REFERENCE_ABSTAINED)
+    estimates = estimate_all(policy, reference, best_of_n=2)
+    expected = {
+        "reward": np.mean([5.0, 1.0, 1.0]),
+        "reference_reward": np.mean([2.0, 2.0, 1.0]),
+        "win_rate": np.mean([1.0, (3 / 4 + 1 / 4) / 2]),  # two prompts have rewards of both
+        "log_quantile": np.mean([np.log(3 / 3), np.log([3 / 3, 2 / 3]).mean()]),
+        "abstained": 4 / 8,
+        "reference_abstained": 5 / 12,
+        "kl": policy.kl.mean(),  # of all samples, as it has nothing to do with rewards
+        "truncated": policy.truncated.mean(),
+        "completion_length": policy.lengths.mean(),
+    }
+    for name, value in expected.items():
+        assert estimates[name].value == pytest.approx(value, rel=1e-5), name
+    there = [estimate_all(*(type(s)(*(f[rows] if isinstance(f, np.ndarray) else f for f in s)) for s in (policy, reference)))
+             for rows in ([0, 1, 3], [0, 2, 3], [0, 3])]  # fmt: skip
+    assert there[0]["reward"].value == estimates["reward"].value
+    assert there[1]["reference_reward"].value == estimates["reference_reward"].value
+    assert there[2]["win_rate"].value == estimates["win_rate"].value
+
+
+def test_the_interval_is_over_the_prompts_that_have_a_reward():
+    rewards = np.random.default_rng(0).standard_normal((80, 1))
+    whole = samples_of([["x"] * 80], np.where(np.arange(80)[:, None] % 2, NAN, rewards))
+    half = samples_of([["x"] * 40], rewards[::2])
+    of_whole, of_half = (estimate_all(samples, samples)["reward"] for samples in (whole, half))
+    assert of_whole.value == pytest.approx(of_half.value)
+    assert of_whole.high - of_whole.low == pytest.approx(of_half.high - of_half.low, rel=0.2)  # of 1000 resamples each
+
+
+def test_where_all_abstain_there_is_no_estimate():
+    policy = samples_of([["x"] * 3] * 2, np.full((3, 2), NAN))
+    estimates = estimate_all(policy, samples_of([["x"] * 3] * 3, np.full((3, 3), NAN)), best_of_n=2)
+    of_rewards = {"reward", "reference_reward", "win_rate", "log_quantile", "frontier_efficiency", "kl_efficiency"}
+    of_rewards |= {"forward_kl_best_of_n", "backward_kl_best_of_n"}
+    for name, estimate in estimates.items():
+        assert np.isnan(estimate.value) == (name in of_rewards), name
+    assert estimates["abstained"] == estimates["reference_abstained"] == (1, 1, 1)
+
+
+def test_minus_infinity_is_the_worst_and_the_mean():
+    lowest = -np.inf
+    policy = samples_of([["x"] * 2] * 2, [[lowest, 1.0], [0.0, lowest]])
+    reference = samples_of([["x"] * 2] * 2, [[lowest, 0.0], [lowest, 2.0]])
+    estimates = estimate_all(policy, reference)
+    assert estimates["reward"].value == estimates["reference_reward"].value == lowest
+    assert np.isnan(estimates["reward"][1:]).all()
+    assert estimates["win_rate"].value == pytest.approx(np.mean([0.5, 0, 1, 1, 1, 0, 0.5, 0]))
+    assert estimates["win_rate"].low <= estimates["win_rate"].high
+
+
+def test_rewards_are_compared_in_float64():
+    few, many = samples_of([["x"] * 2] * 2, [[1.0, 2.0], [0.0, 2.0]]), samples_of([["x"] * 2] * 3, [[0, 1, 2], [2, 1, 1]])
+    far = [samples._replace(rewards=1e9 + samples.rewards) for samples in (few, many)]
+    near, far = estimate_all(few, many, best_of_n=2), estimate_all(*far, best_of_n=2)
+    for name in ("win_rate", "log_quantile", "forward_kl_best_of_n", "backward_kl_best_of_n"):
+        assert near[name] == far[name]
+
+
 def test_every_estimate_has_a_unit_and_the_order_of_the_table():
     estimates = estimate_all(samples_of([["a"] * 3]), samples_of([["b"] * 3] * 4), best_of_n=3)
     assert list(estimates) == list(UNITS)
@@ -73,7 +139,7 @@ PROMPTS = ['say "hi",', "two\nlines\r\nand\ttab ", "", "grüße \u2028 🙂"]
 @pytest.fixture
 def saved(tmp_path):
     rare = ["", ' a "quoted", b', "\r", "\x00 and \u2028"]
-    policy = samples_of([rare, rare[::-1]])
+    policy = samples_of([rare, rare[::-1]], [[1 / 3, NAN], [-np.inf, np.inf], [NAN, NAN], [1e9 + 1 / 3, -0.0]])
     reference = samples_of([["b", "c", "", " "]] * 3, seed=1)
     evaluation = Evaluation(estimate_all(policy, reference, 5, 2), policy, reference, PROMPTS)
     evaluation.save(tmp_path / "samples.csv")

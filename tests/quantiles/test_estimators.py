@@ -15,7 +15,7 @@ SIZES = {"max_prompt_length": 4, "max_completion_length": 3}
 
 
 def trajectory(reward, anchor_rewards):
-    compared = {"relative_reward": reward, "relative_anchor_rewards": anchor_rewards}
+    compared = {"reward": reward, "relative_reward": reward, "relative_anchor_rewards": anchor_rewards}
     fields = {name: np.asarray(values, "float32") for name, values in compared.items()}
     return Trajectory(**dict.fromkeys(Trajectory._fields) | fields)
 
@@ -55,6 +55,36 @@ def exact_quantiles(trainer):
     pi = np.exp(ops.convert_to_numpy(scores).astype("float64"))
     rewards = np.array(tiny.letters_reward(None, rollout.decode(type("C", (), {"token_ids": ids, "mask": mask}))))
     return prompt_ids, prompt_mask, ids, mask, pi, np.array([pi[rewards <= r].sum() for r in rewards])
+
+
+def test_what_has_no_reward_has_no_quantile_and_teaches_none():
+    policy, nan = tiny.causal_lm(), float("nan")
+    ids, mask = tiny.completions(7, 2)
+    ids, mask, prompts = ids[:6], mask[:6], np.full((6, 2), 5, "int32")
+    samples = trajectory([1.0, nan, 0.0, 2.0, nan, 1.0], [[0.0], [1.0], [nan], [3.0], [nan], [1.0]])
+    samples = samples._replace(
+        prompt_ids=prompts, prompt_mask=np.ones_like(prompts), completion_ids=ids, completion_mask=mask
+    )
+    p_less_equal = ops.convert_to_numpy(MonteCarlo(1)(samples)[1])
+    np.testing.assert_array_equal(p_less_equal, [1.0, nan, nan, 0.5, nan, 1.0])
+
+    whole, rest = Learned(), Learned()
+    for learned in (whole, rest):
+        learned.follow(policy)
+    np.testing.assert_array_equal(np.isnan(whole(samples)[1]), np.isnan(samples.reward))
+    whole.observe(samples)
+    rest.observe(Trajectory(*(None if field is None else field[[0, 3, 5]] for field in samples)))
+    assert whole.history == pytest.approx(rest.history, rel=1e-5)
+    moments = [[ops.convert_to_numpy(v.value) + 0 for v in learned.model.optimizer.variables] for learned in (whole, rest)]
+    assert max(np.abs(m).max() for m in moments[0][2:]) > 0.01  # a tenth of the gradient, and its square
+    for a, b in zip(*moments, strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=64 * np.finfo("float32").eps)
+
+    before = [ops.convert_to_numpy(v.value) + 0 for v in whole.variables]
+    whole.observe(samples._replace(relative_reward=np.full(6, nan, "float32")))
+    assert len(whole.history) == 1  # there was nothing to learn from
+    for a, b in zip(before, whole.variables, strict=True):
+        np.testing.assert_array_equal(a, ops.convert_to_numpy(b.value))
 
 
 @pytest.mark.parametrize("lora", [None, 2])

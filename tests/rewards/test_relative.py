@@ -20,6 +20,10 @@ SCALES = {
 }
 
 
+NAN = float("nan")
+ABSTAINED = np.where(RNG.random((40, 5)) < 0.5, NAN, RNG.integers(0, 3, (40, 5)))
+
+
 def counted(rewards):
     return [[sum(other < reward for other in row) for reward in row] for row in rewards]
 
@@ -29,6 +33,17 @@ def test_ranks_count_the_samples_that_are_worse(scale):
     ours = ranks(scale(REWARDS))
     assert ours.dtype == "float32"
     np.testing.assert_array_equal(ours, counted(REWARDS))
+
+
+def test_ranks_are_among_those_that_have_a_reward():
+    expected = np.where(np.isnan(ABSTAINED), NAN, counted(np.where(np.isnan(ABSTAINED), np.inf, ABSTAINED)))
+    np.testing.assert_array_equal(ranks(ABSTAINED), expected)
+
+
+def test_differences_are_from_the_mean_of_those_that_have_a_reward():
+    ours = differences(np.array([[1.0, NAN, 4.0], [NAN, 2.0, NAN], [NAN, NAN, NAN], [1.0, 2.0, 6.0]]))
+    alone = [NAN, NAN, NAN]  # with nothing to differ from
+    np.testing.assert_array_equal(ours, [[-1.5, NAN, 1.5], alone, alone, [-2.0, -1.0, 3.0]])
 
 
 def test_differences_keep_what_float32_would_round_away():
@@ -69,3 +84,15 @@ def test_what_is_imitated():
     np.testing.assert_array_equal(weights, np.ones((6, 1)))
     rows, weights = imitated(REWARDS[:, :0], 0)
     assert (rows.size, weights.shape) == (0, (6, 0))
+
+
+def test_what_is_imitated_has_a_reward():
+    rows, weights = imitated(ABSTAINED, 2, every=False)
+    for i, row in enumerate(ABSTAINED):
+        first = np.flatnonzero(~np.isnan(row))[:2]
+        if len(first) == 2:
+            assert rows[i] == 5 * i + max(first, key=lambda j: (row[j], -j))
+            assert weights[i] == 1
+        else:
+            assert np.isnan(weights[i])
+    assert 0.1 < np.isnan(weights).mean() < 0.5  # both are there

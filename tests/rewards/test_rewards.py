@@ -172,7 +172,6 @@ def test_what_a_reward_needs_is_known_before_it_is_called():
         ({1.0: " a", 2.0: " bb", 3.0: " ccc"}, "{1.0: ' a', 2.0: ' bb', 3.0: ' ccc'}"),
         ({1.0: "", 2.0: "", 3.0: ""}.keys(), "dict_keys([1.0, 2.0, 3.0])"),
         (frozenset([1.0]), "frozenset({1.0})"),
-        ([1.0, None, 2.0], "[1.0, None, 2.0]"),
         ([{"score": 1.0}] * 3, "[{'score': 1.0}, {'score': 1.0}, {'score': 1.0}]"),
         ([{1.0}] * 3, "[{1.0}, {1.0}, {1.0}]"),
         ([1.0, 2.0, 1j], "[1.0, 2.0, 1j]"),
@@ -193,7 +192,9 @@ def test_an_answer_that_is_not_numbers(answer, received):
 
     with pytest.raises(RewardError) as error:
         call(judge)
-    assert str(error.value) == f"The `reward` function `judge` must return one number per completion. Received: {received}"
+    assert str(error.value) == (
+        f"The `reward` function `judge` must return one number per completion, or `None` to abstain. Received: {received}"
+    )
 
 
 @pytest.mark.parametrize("count", [0, 2, 4])
@@ -205,19 +206,30 @@ def test_an_answer_of_the_wrong_length(count):
     )
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("kind", [list, np.array, tensor, pd.Series, lambda values: [[v] for v in values]])
 @pytest.mark.parametrize("row", [0, 2])
-def test_an_answer_that_is_not_finite(value, row):
+def test_an_answer_that_is_not_a_number_is_shown_with_its_text(kind, row):
     class Judge(Length):
         def __call__(self, prompts, completions, **columns):
-            return [value if i == row else 1.0 for i in range(3)]
+            return kind([float("nan") if i == row else 1.0 for i in range(3)])
 
     with pytest.raises(RewardError) as error:
         call(Judge())
     assert str(error.value) == (
-        f"The `reward` function `Judge` must return finite numbers. Received: {value} for the completion "
-        f"{COMPLETIONS[row]!r} of the prompt {PROMPTS[row]!r}"
+        "The `reward` function `Judge` must return numbers, or `None` where it has none to give. Received: nan for the "
+        f"completion {COMPLETIONS[row]!r} of the prompt {PROMPTS[row]!r}"
     )
+
+
+@pytest.mark.parametrize("kind", [list, iter, np.array, lambda v: [[x] for x in v], lambda v: pd.Series(v, dtype=object)])
+def test_none_abstains(kind):
+    np.testing.assert_array_equal(call(lambda completions: kind([1.0, None, 2.0])), [1.0, float("nan"), 2.0])
+    np.testing.assert_array_equal(call(lambda completions: kind([None] * 3)), [float("nan")] * 3)
+
+
+def test_infinity_has_its_place_in_the_order():
+    infinity = float("inf")
+    assert call(lambda completions: [-infinity, 0.0, infinity]).tolist() == [-infinity, 0.0, infinity]
 
 
 # Functions that were written for TRL's GRPO, as they are.
@@ -233,15 +245,18 @@ def new_tokens(prompts, completions, completion_ids, **kwargs):
 
 
 def matches(completions, ground_truth, **kwargs):
-    found = [re.search(r"<answer>(.*)</answer>", completion) for completion in completions]
-    return [1.0 if m and m[1] == truth else 0.0 for m, truth in zip(found, ground_truth, strict=True)]
+    rewards = []
+    for completion, truth in zip(completions, ground_truth, strict=True):
+        found = re.search(r"<answer>(.*)</answer>", completion)
+        rewards.append(float(found[1] == truth) if found else None)
+    return rewards
 
 
 def test_rewards_of_trl_run_unchanged():
     completions = ["<answer>4</answer>", " <answer>5</answer>", "six"]
     columns, ids = {"ground_truth": ["4", "6", "six"], "level": [1, 2, 3]}, [[4, 5, 4, 1], [5, 1], [6]]
     ours = [call_reward(reward, PROMPTS, completions, columns, ids).tolist() for reward in (shorter, new_tokens, matches)]
-    assert ours == [[-18.0, -19.0, -3.0], [0.75, 1.0, 1.0], [1.0, 0.0, 0.0]]
+    np.testing.assert_array_equal(ours, [[-18.0, -19.0, -3.0], [0.75, 1.0, 1.0], [1.0, 0.0, float("nan")]])
 
 
 # Rewards that wait.

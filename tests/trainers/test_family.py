@@ -171,7 +171,7 @@ def test_a_failing_reward_leaves_everything_as_it_was(name):
         return tiny.letters_reward(prompts, texts) if len(calls) != 3 else [float("nan")] * len(texts)
 
     trainer, plain = trainer_of(name, reward=reward), trainer_of(name)
-    with pytest.raises(RewardError, match="must return finite numbers"):
+    with pytest.raises(RewardError, match="must return numbers, or `None`"):
         trainer.fit(PROMPTS, batch_size=8, steps_per_epoch=4, verbose=0)
     plain.fit(PROMPTS, batch_size=8, steps_per_epoch=2, verbose=0)
     assert_equal(state(plain), state(trainer))
