@@ -56,7 +56,7 @@ def calibration(learned, rollout, evaluation, bins=10):
     ids, mask = rollout.pad(rollout.encode(evaluation.prompts))
     columns = range(samples.rewards.shape[1])
     predicted = np.stack([learned.predict(ids, mask, samples.token_ids[:, j], samples.mask[:, j]) for j in columns], axis=1)
-    predicted, empirical = predicted[~empirical.mask], empirical.compressed()
+    predicted, empirical = predicted[~np.ma.getmaskarray(empirical)], empirical.compressed()
     result = []
     for part in np.array_split(np.argsort(predicted, kind="stable"), bins):
         means = bootstrap({"p": empirical[part]}, seed=0)["p"]

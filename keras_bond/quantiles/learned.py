@@ -5,7 +5,7 @@ import numpy as np
 from keras import ops
 
 from keras_bond._checks import check_at_least, check_number, check_positive
-from keras_bond.ops import monte_carlo_quantiles
+from keras_bond.ops import is_valid, monte_carlo_quantiles, valid_mean
 
 
 class QuantileModel(keras.Model):
@@ -65,7 +65,7 @@ class Learned:
         for ours, theirs in zip(backbone.weights, weights, strict=True):
             ours.assign(ops.copy(theirs.value))  # never the policy's own buffer, which a step may donate
         self.model = QuantileModel(backbone)
-        self.model.compile(keras.optimizers.Adam(self.learning_rate, global_clipnorm=1.0), loss="binary_crossentropy")
+        self.model.compile(keras.optimizers.Adam(self.learning_rate, global_clipnorm=1.0), loss=_cross_entropy)
         self.model.optimizer.build(self.model.trainable_variables)
 
     def __call__(self, trajectory):
@@ -81,11 +81,8 @@ class Learned:
         """One step of Adam on the cross-entropy of these samples; none where no sample can be compared."""
         of_anchor = trajectory.relative_anchor_rewards[:, : self.num_samples]
         labels = ops.convert_to_numpy(monte_carlo_quantiles(trajectory.relative_reward, of_anchor)[1])
-        valid = ~np.isnan(labels)
-        if valid.any():
-            labels, weights = np.where(valid, labels, 0), valid / valid.mean(dtype="float32")
-            loss = self.model.train_on_batch(_inputs(*_completions(trajectory)), labels, weights)
-            self.history.append(float(loss))
+        if not np.isnan(labels).all():
+            self.history.append(float(self.model.train_on_batch(_inputs(*_completions(trajectory)), labels)))
 
     @property
     def variables(self):
@@ -97,6 +94,12 @@ class Learned:
     @classmethod
     def from_config(cls, config):
         return cls(**config)
+
+
+def _cross_entropy(labels, predicted):
+    """Over the samples that have a label; others have NaN."""
+    valid = is_valid(labels)
+    return valid_mean(ops.binary_crossentropy(ops.where(valid, labels, 0.0), predicted), valid)
 
 
 def _completions(trajectory):
