@@ -67,7 +67,7 @@ def programs(model):
     sample = jax.jit(rollout._sample_function)
     sampling = sample.lower([(draw.policy, uniforms)], *prompts).compile()
     # XLA counts a loop's body once: it is nearly all of a program without a prompt to read, with as long a cache
-    longer = np.zeros((rows, 1, trainer._width + rollout.max_completion_length - 1), "float32")
+    longer = np.zeros((rows, 1, prompts[0].shape[1] + rollout.max_completion_length - 1), "float32")
     body = sample.lower([(draw.policy, longer)], *(field[:, :1] for field in prompts)).compile()
     more = rollout.max_completion_length - 1
     update = jax.jit(trainer.train_step).lower(*arguments).compile()
