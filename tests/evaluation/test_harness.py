@@ -221,7 +221,7 @@ def nucleus(p, mass):
         ({"top_p": np.float64(0.6), "top_k": -1}, lambda p: nucleus(p, 0.6)),
         ({"min_p": 0.5, "num_beams": 1, "typical_p": None}, lambda p: np.where(p >= 0.5 * p.max(), p, 0)),
     ],
-    ids=str,
+    ids=["top_k", "top_p", "min_p"],
 )
 def test_samples_are_of_the_most_probable_tokens(policy, settings, truncate):
     contexts = ["ab", "c", "abcab"]
