@@ -25,8 +25,14 @@ export TF_CPP_MIN_LOG_LEVEL ?= 3
 # Most of a test's time is one thread's, spent compiling: so as many processes as cores, with a thread each.
 PYTEST := OMP_NUM_THREADS=1 TF_NUM_INTRAOP_THREADS=1 TF_NUM_INTEROP_THREADS=1 $(BIN)/pytest tests -n auto --dist worksteal
 
+# $(call part,NAME,COMMAND): runs the command, and notes the seconds it took for the end of `make test`.
+TIMES := $(VENV)/.times
+define part
+	@echo "$(2)"; start=$$(date +%s); $(2); status=$$?; echo "$(1) $$(($$(date +%s) - start))" >>$(TIMES); exit $$status
+endef
+
 .DEFAULT_GOAL := help
-.PHONY: help demo test check clean
+.PHONY: help demo test check lint clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1|\2/p' $(firstword $(MAKEFILE_LIST)) | awk -F'|' '{ printf "%-12s %s\n", $$1, $$2 }'
@@ -35,17 +41,22 @@ help:  ## list the targets
 demo: $(VENV)/.demo  ## J-BOND on the bundled model, minutes on a CPU; ARGS="--seed 1 --steps 50"
 	$(BIN)/keras-bond demo $(ARGS)
 
-test: check  ## the checks, then all tests on JAX, TensorFlow and Torch
-	KERAS_BACKEND=jax $(PYTEST)
-	KERAS_BACKEND=tensorflow $(PYTEST)
-	KERAS_BACKEND=torch $(PYTEST)
+test:  ## the checks, then all tests on JAX, TensorFlow and Torch, and what each part took
+	@rm -f $(TIMES)
+	$(call part,install,$(MAKE) $(VENV)/.test)
+	$(call part,lint,$(MAKE) lint)
+	$(call part,jax,KERAS_BACKEND=jax $(PYTEST))
+	$(call part,tensorflow,KERAS_BACKEND=tensorflow $(PYTEST) -m 'not any_backend')
+	$(call part,torch,KERAS_BACKEND=torch $(PYTEST) -m 'not any_backend')
+	@awk '{ printf "%s %d s, ", $$1, $$2; all += $$2 } END { printf "in all %d s\n", all }' $(TIMES)
 
-check: $(VENV)/.test  ## format, lint, types, the examples in docstrings, the direction of imports
+check: lint  ## format, lint, types, the examples in docstrings, the direction of imports
+	KERAS_BACKEND=jax $(BIN)/pytest tests/test_examples.py tests/test_imports.py
+
+lint: $(VENV)/.test
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	KERAS_BACKEND=jax $(BIN)/pytest --doctest-modules --ignore=keras_bond/cli.py --ignore=keras_bond/presets/build \
-		--ignore=keras_bond/scale --ignore=keras_bond/trainers/backend keras_bond tests/test_imports.py
 
 clean:  ## remove the environment, caches and build outputs; results in runs/ stay
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache

@@ -1,34 +1,39 @@
-"""Shared by all tests. The backend is Keras' own choice: the environment variable KERAS_BACKEND."""
+"""Shared by all tests. The backend is Keras' own choice: the environment variable KERAS_BACKEND.
+
+Keras is imported where it is used: of a run in several processes, the one that hands out the tests needs none.
+"""
 
 import itertools
 import os
 import sys
 import tempfile
 
-import keras
 import numpy as np
 import pytest
-from keras import ops
+
+# Most of the time goes into compiling programs that then run for milliseconds: so XLA optimizes little. Of a flag that is
+# there twice the last one counts, which is the user's.
+FLAGS = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+if FLAGS not in os.environ.get("XLA_FLAGS", ""):
+    os.environ["XLA_FLAGS"] = f"{FLAGS} {os.environ.get('XLA_FLAGS', '')}".strip()
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_sessionstart(session):
+def pytest_configure(config):
     """On JAX many tests compile the same programs: once for all processes of a session is enough."""
-    folder = tempfile.TemporaryDirectory(prefix="keras_bond_tests_")  # the controller's is there when workers start
-    os.environ.setdefault("KERAS_BOND_TESTS_CACHE", folder.name)
-    session.config.add_cleanup(folder.cleanup)
-    if keras.config.backend() == "jax":
-        import jax
-
-        jax.config.update("jax_compilation_cache_dir", os.environ["KERAS_BOND_TESTS_CACHE"])
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
-        jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
-    return (yield)
+    if "JAX_COMPILATION_CACHE_DIR" in os.environ:  # the user's, or that of the process which has started this one
+        return
+    folder = tempfile.TemporaryDirectory(prefix="keras_bond_tests_")
+    config.add_cleanup(folder.cleanup)
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = folder.name
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
+    os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
 
 @pytest.fixture(autouse=True, scope="session")
 def _tensors_as_on_a_gpu():
     """NumPy cannot read a Torch tensor of a GPU: from here and from our code it can read none, but through Keras."""
+    import keras
+
     if keras.config.backend() != "torch":
         yield
         return
@@ -52,6 +57,8 @@ def _tensors_as_on_a_gpu():
 @pytest.fixture
 def xla_for_cpus():
     """Skips a test of JAX on another device: XLA makes another program there, or multiplies int8 wrongly (see README)."""
+    import keras
+
     if keras.config.backend() == "jax":
         import jax
 
@@ -61,12 +68,16 @@ def xla_for_cpus():
 
 @pytest.fixture
 def to_numpy():
+    from keras import ops
+
     return ops.convert_to_numpy
 
 
 @pytest.fixture
 def gradient():
     """d fn(x) / dx as an array, for a scalar `fn` of one float32 tensor; 0 where nothing flows."""
+    import keras
+    from keras import ops
 
     def grad(fn, x):
         x = ops.convert_to_tensor(np.asarray(x, "float32"))

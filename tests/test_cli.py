@@ -24,6 +24,7 @@ def keras_bond(*arguments, **environment):
     return subprocess.run(command, capture_output=True, text=True, env={**os.environ, **environment}, check=False)
 
 
+@pytest.mark.any_backend
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -265,6 +266,7 @@ def test_benchmark_prints_and_writes_what_it_promises(command, presets, tmp_path
     assert not output.exists()
 
 
+@pytest.mark.any_backend
 def test_benchmark_names_what_is_what_in_the_harness():
     result = keras_bond("benchmark", "--help")
     assert result.returncode == 0

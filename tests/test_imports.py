@@ -5,6 +5,8 @@ import pathlib
 
 import pytest
 
+pytestmark = pytest.mark.any_backend
+
 PACKAGE = pathlib.Path(__file__).parents[1] / "keras_bond"
 
 LEVELS = {

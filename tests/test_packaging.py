@@ -15,6 +15,8 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
+pytestmark = pytest.mark.any_backend
+
 ROOT = pathlib.Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 EXTRAS = PROJECT["optional-dependencies"]
@@ -167,7 +169,7 @@ def traces(text):
 
 def test_no_file_names_a_machine_or_a_registry():
     found = []
-    for name in repository_files("--cached", "--others", "--exclude-standard"):
+    for name in repository_files("--cached"):
         try:
             text = (ROOT / name).read_text(encoding="utf-8")
         except (UnicodeDecodeError, FileNotFoundError):  # binary, or deleted but not yet committed

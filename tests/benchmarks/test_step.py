@@ -5,6 +5,8 @@ import sys
 
 import pytest
 
+pytestmark = pytest.mark.any_backend
+
 BENCHMARKS = pathlib.Path(__file__).parents[2] / "benchmarks"
 
 

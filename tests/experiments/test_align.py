@@ -8,6 +8,8 @@ import pytest
 from keras_bond.experiments import align
 from keras_bond.experiments.results import FILES
 
+pytestmark = pytest.mark.any_backend
+
 
 @pytest.fixture
 def called(monkeypatch):

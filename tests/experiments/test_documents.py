@@ -10,6 +10,8 @@ import pytest
 from keras_bond import presets
 from keras_bond.experiments.documents import read_documents, summary_prompts
 
+pytestmark = pytest.mark.any_backend
+
 
 @pytest.fixture
 def articles(tmp_path):

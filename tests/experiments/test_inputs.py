@@ -7,6 +7,8 @@ import pytest
 from keras_bond.experiments.inputs import load_policy, load_reward, read_prompts
 from keras_bond.rewards import VaderSentiment
 
+pytestmark = pytest.mark.any_backend
+
 
 @pytest.mark.parametrize(
     ("name", "content", "expected"),

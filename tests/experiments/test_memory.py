@@ -7,6 +7,8 @@ import pytest
 from keras_bond.experiments.memory import GIB, MARGIN, Device, Memory, memory, table_of
 from keras_bond.experiments.plots import memory_figure
 
+pytestmark = pytest.mark.any_backend
+
 ON_JAX = pytest.mark.skipif(keras.config.backend() != "jax", reason="it traces with JAX")
 
 

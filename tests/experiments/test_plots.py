@@ -3,10 +3,13 @@
 from types import SimpleNamespace
 
 import numpy as np
+import pytest
 
 from keras_bond.evaluation import CalibrationBin, Estimate
 from keras_bond.experiments.plots import calibration_figure, held_out_figure, training_figure
 from keras_bond.experiments.tables import SHOWN, estimates_table
+
+pytestmark = pytest.mark.any_backend
 
 POINTS = [{"n": 2, "kl": 0.19, "win_rate": 0.65, "reward": 0.3}]
 

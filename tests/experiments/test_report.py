@@ -15,6 +15,8 @@ from keras_bond.experiments import findings, report
 from keras_bond.experiments.findings import Interval, interval, verdict
 from keras_bond.experiments.results import write_results
 
+pytestmark = pytest.mark.any_backend
+
 RECORD = {
     "status": "ok",
     "error": None,

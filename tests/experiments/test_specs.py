@@ -7,6 +7,8 @@ import pytest
 from keras_bond.evaluation import UNITS
 from keras_bond.experiments import spec
 
+pytestmark = pytest.mark.any_backend
+
 ROOT = pathlib.Path(__file__).parents[2]
 SPECS = sorted(ROOT.glob("notebooks/sweeps/*.yaml"))
 FIGURES = {f"{i:02}" for i in range(3, 9)}

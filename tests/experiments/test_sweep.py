@@ -16,6 +16,8 @@ import pytest
 from keras_bond import cli
 from keras_bond.experiments import cell, report, spec, sweep
 
+pytestmark = pytest.mark.any_backend
+
 RUNNABLE = pytest.mark.skipif(
     keras.config.backend() != "jax", reason="what runs a notebook knows no backend: once is enough"
 )

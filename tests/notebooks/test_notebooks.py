@@ -1,7 +1,6 @@
 """Every notebook runs top to bottom in the smoke profile, and is kept as people should find it."""
 
 import json
-import os
 import pathlib
 
 import keras
@@ -9,6 +8,8 @@ import pytest
 
 from keras_bond import cli
 from keras_bond.experiments.results import FILES, PARAMETERS
+
+pytestmark = pytest.mark.any_backend
 
 NOTEBOOKS = sorted(pathlib.Path(__file__).parents[2].glob("notebooks/*.ipynb"))
 RUNNABLE = pytest.mark.skipif(keras.config.backend() != "jax", reason="the notebooks are run on one backend")
@@ -38,18 +39,12 @@ def test_it_is_kept_without_outputs_and_with_parameters(path):
 
 @pytest.fixture
 def strict(tmp_path, monkeypatch):
-    """A kernel in which a warning that names a module of keras_bond as its place is an error.
-
-    What one notebook compiles the next ones find: they share the sizes of `align.SMOKE`.
-    """
+    """A kernel in which a warning that names a module of keras_bond as its place is an error."""
     (tmp_path / "site").mkdir()
     (tmp_path / "site" / "sitecustomize.py").write_text(
         "import warnings\nwarnings.filterwarnings('error', module='keras_bond')\n"
     )
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"), prepend=":")
-    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", os.environ["KERAS_BOND_TESTS_CACHE"])
-    monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
-    monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
 
 @RUNNABLE

@@ -13,6 +13,8 @@ import pytest
 from keras_bond import cli
 from keras_bond.experiments import run as runner
 
+pytestmark = pytest.mark.any_backend
+
 BACKEND = keras.config.backend()
 RUNNABLE = pytest.mark.skipif(BACKEND != "jax", reason="what runs a notebook knows no backend: once is enough")
 PARAMETERS = 'steps = 3  # updates\nrate = None\nname = "a" * 2\noutput = "runs"'

@@ -12,10 +12,12 @@ from keras_bond.rollout import Rollout, weights_of
 FOLDER = pathlib.Path(presets.path("tiny_gemma"))
 
 
+@pytest.mark.any_backend
 def test_it_is_small():
     assert sum(f.stat().st_size for f in FOLDER.rglob("*") if f.is_file()) < 8e6
 
 
+@pytest.mark.any_backend
 def test_no_prompt_is_in_two_splits():
     splits = {name: presets.prompts("tiny_gemma", name) for name in ("train", "validation", "test")}
     together = [prompt for prompts in splits.values() for prompt in prompts]
@@ -37,6 +39,7 @@ def test_it_models_english(to_numpy):
     assert log_probs[0] / length > -np.log(rollout.tokenizer.vocabulary_size()) / 2
 
 
+@pytest.mark.any_backend
 def test_unknown_names():
     with pytest.raises(ValueError, match=r"Expected one of \['tiny_gemma'\]. Received: 'gemma_2b_en'"):
         presets.path("gemma_2b_en")

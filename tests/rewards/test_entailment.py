@@ -9,6 +9,8 @@ import pytest
 
 from keras_bond.rewards import Entailment, RewardError, call_reward
 
+pytestmark = pytest.mark.any_backend
+
 DOCUMENTS = {"document": ["It rained all day.", "Nobody came.", "It rained all day."]}
 
 

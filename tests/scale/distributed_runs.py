@@ -4,7 +4,6 @@ Prints one line of JSON: what each run logged, what a device held, FLOPs a devic
 """
 
 import json
-import os
 import sys
 
 import jax
@@ -25,9 +24,6 @@ RUNS = {  # algorithm, its arguments, LoRA's rank, steps, modes
     "BOND, learned quantiles": (BOND, {"n": 2}, None, 2, ("one", "batch, model")),
 }
 DEVICES = jax.devices()
-jax.config.update("jax_compilation_cache_dir", os.environ["KERAS_BOND_TESTS_CACHE"])
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
-jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
 def policy(lora):

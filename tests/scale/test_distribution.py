@@ -13,13 +13,13 @@ import pytest
 pytestmark = pytest.mark.skipif(keras.config.backend() != "jax", reason="keras.distribution is JAX's: the runs need JAX")
 
 HERE = pathlib.Path(__file__).parent
-FLAGS = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"  # compiled in half the time
 
 
 @pytest.fixture(scope="module")
 def result():
     paths = os.pathsep.join([str(HERE.parents[1]), str(HERE.parent), os.environ.get("PYTHONPATH", "")])
-    environment = {**os.environ, "XLA_FLAGS": FLAGS, "JAX_PLATFORMS": "cpu", "PYTHONPATH": paths}
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=8"
+    environment = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONPATH": paths}
     run = subprocess.run([sys.executable, HERE / "distributed_runs.py"], capture_output=True, text=True, env=environment)
     assert run.returncode == 0, run.stderr[-3000:]
     return json.loads(run.stdout.splitlines()[-1])

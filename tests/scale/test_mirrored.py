@@ -18,8 +18,7 @@ HERE = pathlib.Path(__file__).parent
 @pytest.fixture(scope="module")
 def result():
     paths = os.pathsep.join([str(HERE.parents[1]), str(HERE.parent), os.environ.get("PYTHONPATH", "")])
-    flags = "--xla_backend_optimization_level=0"  # compiled in half the time
-    environment = {**os.environ, "PYTHONPATH": paths, "XLA_FLAGS": flags, "CUDA_VISIBLE_DEVICES": ""}
+    environment = {**os.environ, "PYTHONPATH": paths, "CUDA_VISIBLE_DEVICES": ""}
     run = subprocess.run([sys.executable, HERE / "mirrored_runs.py"], capture_output=True, text=True, env=environment)
     assert run.returncode == 0, run.stderr[-3000:]
     return json.loads(run.stdout.splitlines()[-1])

@@ -14,7 +14,6 @@ import pytest
 pytestmark = pytest.mark.skipif(keras.config.backend() != "jax", reason="keras.distribution is JAX's: the runs need JAX")
 
 HERE = pathlib.Path(__file__).parent
-FLAGS = "--xla_force_host_platform_device_count={} --xla_backend_optimization_level=0"
 
 
 def start(count, *more, dies_at=None):
@@ -25,7 +24,7 @@ def start(count, *more, dies_at=None):
     paths = os.pathsep.join([str(HERE.parents[1]), str(HERE.parent), os.environ.get("PYTHONPATH", "")])
     environment = {
         **os.environ,
-        "XLA_FLAGS": FLAGS.format(4 // (count or 1)),
+        "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={4 // (count or 1)}",
         "JAX_PLATFORMS": "cpu",
         "PYTHONPATH": paths,
         "TF_CPP_MIN_LOG_LEVEL": "0",
