@@ -23,9 +23,7 @@ endef
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
 # Most of a test's time is one thread's, spent compiling: so as many processes as cores, with a thread each.
-PYTEST := OMP_NUM_THREADS=1 TF_NUM_INTRAOP_THREADS=1 TF_NUM_INTEROP_THREADS=1 $(BIN)/pytest -n auto --dist worksteal
-EXAMPLES := --doctest-modules --ignore=keras_bond/cli.py --ignore=keras_bond/presets/build --ignore=keras_bond/scale \
-	--ignore=keras_bond/trainers/backend keras_bond tests/test_imports.py
+PYTEST := OMP_NUM_THREADS=1 TF_NUM_INTRAOP_THREADS=1 TF_NUM_INTEROP_THREADS=1 $(BIN)/pytest tests -n auto --dist worksteal
 
 # $(call part,NAME,COMMAND): runs the command, and notes the seconds it took for the end of `make test`.
 TIMES := $(VENV)/.times
@@ -47,13 +45,13 @@ test:  ## the checks, then all tests on JAX, TensorFlow and Torch, and what each
 	@rm -f $(TIMES)
 	$(call part,install,$(MAKE) $(VENV)/.test)
 	$(call part,lint,$(MAKE) lint)
-	$(call part,jax,KERAS_BACKEND=jax $(PYTEST) tests $(EXAMPLES))
-	$(call part,tensorflow,KERAS_BACKEND=tensorflow $(PYTEST) tests -m 'not any_backend')
-	$(call part,torch,KERAS_BACKEND=torch $(PYTEST) tests -m 'not any_backend')
+	$(call part,jax,KERAS_BACKEND=jax $(PYTEST))
+	$(call part,tensorflow,KERAS_BACKEND=tensorflow $(PYTEST) -m 'not any_backend')
+	$(call part,torch,KERAS_BACKEND=torch $(PYTEST) -m 'not any_backend')
 	@awk '{ printf "%s %d s, ", $$1, $$2; all += $$2 } END { printf "in all %d s\n", all }' $(TIMES)
 
 check: lint  ## format, lint, types, the examples in docstrings, the direction of imports
-	KERAS_BACKEND=jax $(BIN)/pytest $(EXAMPLES)
+	KERAS_BACKEND=jax $(BIN)/pytest tests/test_examples.py tests/test_imports.py
 
 lint: $(VENV)/.test
 	$(BIN)/ruff format --check .

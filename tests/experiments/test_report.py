@@ -20,6 +20,8 @@ from keras_bond.experiments.spec import cell_name
 
 pytestmark = pytest.mark.any_backend
 
+pytestmark = pytest.mark.any_backend
+
 RECORD = {
     "status": "ok",
     "error": None,

@@ -20,6 +20,8 @@ from keras_bond.experiments.provenance import record_of, sources_of
 
 pytestmark = pytest.mark.any_backend
 
+pytestmark = pytest.mark.any_backend
+
 RUNNABLE = pytest.mark.skipif(
     keras.config.backend() != "jax", reason="what runs a notebook knows no backend: once is enough"
 )
