@@ -5,6 +5,7 @@ Keras is imported where it is used: of a run in several processes, the one that 
 
 import itertools
 import os
+import signal
 import sys
 import tempfile
 
@@ -116,6 +117,12 @@ def best_of_n():
         return result
 
     return play
+
+
+@pytest.fixture
+def interruptible():
+    """To be called in a new process: Ctrl-C reaches it, also where a shell has started the tests in its background."""
+    return lambda: signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture

@@ -370,7 +370,7 @@ def test_cells_that_fail_are_recorded_and_the_others_go_on(call, write_spec, tmp
 
 
 @RUNNABLE
-def test_a_sweep_stopped_half_way_goes_on_and_reports_the_same(write_spec, tmp_path, monkeypatch):
+def test_a_sweep_stopped_half_way_goes_on_and_reports_the_same(write_spec, tmp_path, monkeypatch, interruptible):
     """SIGKILL, then Ctrl-C, while the second of two cells is at work: its kernel ends too, and nobody can tell later."""
     monkeypatch.setattr(report, "_plots", lambda *arguments: [])
     tally, pause = tmp_path / "tally", tmp_path / "pause"
@@ -379,14 +379,14 @@ def test_a_sweep_stopped_half_way_goes_on_and_reports_the_same(write_spec, tmp_p
     environment = {**os.environ, "KERAS_BACKEND": "jax"}
     folders = [tmp_path / "out" / "cells" / name for name in spec.read(path).cells]
     for stop, status in ((signal.SIGKILL, -signal.SIGKILL), (signal.SIGINT, 1)):
-        process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+        process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, preexec_fn=interruptible)
         wait_for(lambda: lines(tally) == ["ema 0.05 0"])
         pause.touch()  # the next cell stays at work
         wait_for((tmp_path / "paused").exists)
         orphans = psutil.Process(process.pid).children(recursive=True)
         assert len(orphans) == 2  # the cell and its kernel
         process.send_signal(stop)
-        message = process.communicate()[1].splitlines()[-1]
+        message = process.communicate(timeout=120)[1].splitlines()[-1]
         assert process.returncode == status
         assert psutil.wait_procs(orphans, timeout=20)[1] == []
         assert [record_of(folder) and record_of(folder)["status"] for folder in folders] == ["ok", None]

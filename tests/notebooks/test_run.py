@@ -176,20 +176,20 @@ def test_a_kernel_that_dies_is_a_failed_run(run, write_notebook, tmp_path):
 
 
 @RUNNABLE
-def test_an_interrupted_run_ends_its_kernel_and_leaves_no_record(write_notebook, tmp_path):
+def test_an_interrupted_run_ends_its_kernel_and_leaves_no_record(write_notebook, tmp_path, interruptible):
     code = "import os, time\nopen('pid.tmp', 'w').write(str(os.getpid()))\nos.rename('pid.tmp', 'pid')\ntime.sleep(60)"
     write_notebook("small", "x = 1", code)
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "run.json").write_text("of an earlier run")
     command = [sys.executable, "-m", "keras_bond.cli", "run", "small.ipynb", "--output", "out"]
-    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, preexec_fn=interruptible)
     while not (tmp_path / "pid").exists():
         assert process.poll() is None
         time.sleep(0.05)
     kernel = psutil.Process(int((tmp_path / "pid").read_text()))
     files = pathlib.Path(next(word for word in kernel.cmdline() if word.endswith("kernel.json"))).parent
     process.send_signal(signal.SIGINT)
-    *bar, message = process.communicate()[1].splitlines()
+    *bar, message = process.communicate(timeout=120)[1].splitlines()
     assert (process.returncode, message) == (1, "keras-bond: interrupted")
     assert {line.split(":")[0] for line in bar} == {"", "Executing"}  # nor does the kernel complain
     assert psutil.wait_procs([kernel], timeout=20)[1] == []
