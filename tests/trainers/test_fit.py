@@ -408,7 +408,7 @@ def test_lora_enabled_too_late_is_refused():
     ("answer", "message"),
     [
         (lambda texts: 1 / 0, r"`reward` function `reward` raised ZeroDivisionError"),
-        (lambda texts: [float("nan")] * len(texts), r"must return finite numbers. Received: nan for the completion"),
+        (lambda texts: [float("nan")] * len(texts), r"must return numbers, or `None` .* Received: nan for the completion"),
         (lambda texts: [0.0], r"expected 12. Received: 1"),
         (lambda texts: ["good"] * len(texts), r"must return one number per completion"),
     ],
