@@ -64,7 +64,8 @@ def side_by_side(model, weights, own):
 
 def split_sides(rows, counts):
     """Of the rows (B sum(counts), ...) of B prompts those of each side, [(B, count, ...) for count in counts]."""
-    of_prompts = ops.reshape(rows, (-1, sum(counts), *rows.shape[1:]))
+    each = sum(counts)
+    of_prompts = ops.reshape(rows, (rows.shape[0] // each, each, *rows.shape[1:]))  # also where there are no columns
     ends = np.cumsum(counts).tolist()
     return [of_prompts[:, end - count : end] for count, end in zip(counts, ends, strict=True)]
 
@@ -72,7 +73,8 @@ def split_sides(rows, counts):
 def join_sides(sides):
     """The rows (B sum(counts), ...) of `split_sides`: those of a prompt next to each other."""
     of_prompts = ops.concatenate(sides, axis=1)
-    return ops.reshape(of_prompts, (-1, *of_prompts.shape[2:]))
+    prompts, each, *shape = of_prompts.shape
+    return ops.reshape(of_prompts, (prompts * each, *shape))
 
 
 def _is_product(layer):
