@@ -196,7 +196,8 @@ def test_evaluate_prints_and_writes_what_it_promises(evaluate, presets, tmp_path
             [],
             {"reward": "vader", "prompts": "long.txt"},
             2,
-            "Prompt 1 has 10 tokens (start token included), more than `max_prompt_length`=8: shorten it or raise the limit. "
+            "Prompt 1 has 10 tokens (start token included), more than `max_prompt_length`=8. Raise the limit, "
+            'shorten them, or choose what becomes of them: `long_prompts="cut"` keeps their end, "drop" leaves them out. '
             "Received: 'abcabcabc'",
         ),
         (
