@@ -93,8 +93,8 @@ def best_of_n_weights(rewards, n):
 
     Example:
 
-    >>> best_of_n_weights([[0.0, 2.0, 1.0, 1.0], [0.0, 2.0, float("nan"), 1.0]], n=2).tolist()
-    [[0.0, 0.5, 0.25, 0.25], [0.0, 0.6666666865348816, nan, 0.3333333432674408]]
+    >>> best_of_n_weights([[0.0, 2.0, 1.0, 1.0], [0.0, 2.0, float("nan"), float("nan")]], n=2).tolist()
+    [[0.0, 0.5, 0.25, 0.25], [0.0, 1.0, nan, nan]]
 
     Source: Hoeffding, "A Class of Statistics with Asymptotically Normal Distribution", 1948; the form is ours.
     """

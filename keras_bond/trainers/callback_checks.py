@@ -4,6 +4,12 @@ import importlib.util
 
 import keras
 
+MONITORS = (
+    keras.callbacks.EarlyStopping,
+    keras.callbacks.ReduceLROnPlateau,
+    keras.callbacks.ModelCheckpoint,
+    keras.callbacks.OrbaxCheckpoint,
+)
 HIGHER_IS_BETTER = ("reward", "anchor_reward", "win_rate", "log_quantile", "return")
 LOWER_IS_BETTER = ("loss", "kl_reference", "kl_anchor", "penalised", "truncated", "abstained")
 
@@ -24,14 +30,13 @@ def check_callbacks(callbacks, metrics, has_lora):
     for callback in callbacks:
         if isinstance(callback, keras.callbacks.TensorBoard) and importlib.util.find_spec("tensorboard") is None:
             raise ImportError("`keras.callbacks.TensorBoard` needs the package: pip install 'keras-bond[tensorboard]'")
-        saves = isinstance(callback, keras.callbacks.ModelCheckpoint)
-        if saves and has_lora and not callback.save_weights_only:
+        if isinstance(callback, keras.callbacks.ModelCheckpoint) and has_lora and not callback.save_weights_only:
             raise ValueError(
                 "`ModelCheckpoint` cannot save a policy with LoRA whole: a `.keras` file would merge the adapter, and the "
                 "copy could never be trained on. Pass `save_weights_only=True` and a name that ends in `.weights.h5`. "
                 f"Received: filepath={callback.filepath!r}"
             )
-        if hasattr(callback, "monitor") and (not saves or callback.save_best_only):
+        if isinstance(callback, MONITORS) and getattr(callback, "save_best_only", True):
             _check_monitor(callback, metrics)
 
 
