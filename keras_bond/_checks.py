@@ -4,6 +4,7 @@ Each returns what it checked as Python's own number, whoever's it was (NumPy's, 
 be written as JSON, and multiplies a tensor of any backend. One value comes alone, several as a tuple.
 """
 
+import math
 import operator
 
 
@@ -45,9 +46,10 @@ def _check(convert, expected, holds, values):
     for name, value in values.items():
         try:
             checked.append(convert(value))
-            fits = not isinstance(value, bool | str | bytes) and holds(checked[-1])
+            fits = not isinstance(value, bool | str | bytes) and math.isfinite(checked[-1]) and holds(checked[-1])
         except (TypeError, ValueError):  # no number, or more than one
             fits = False
         if not fits:
-            raise ValueError(f"`{name}` must {expected}. Received: {name}={value!r}")
+            finite = "be finite and " if checked and checked[-1] == math.inf else ""
+            raise ValueError(f"`{name}` must {finite}{expected}. Received: {name}={value!r}")
     return checked[0] if len(checked) == 1 else tuple(checked)

@@ -58,6 +58,7 @@ def test_without_the_collision_factor_ties_are_not_exact():
     np.testing.assert_allclose([exact[:6].sum(), exact[6:].sum()], [1 / 4, 3 / 4], atol=1e-4)
 
 
+@pytest.mark.any_backend
 def test_the_sampled_gradient_ends_within_its_noise():
     """SGD with step a and batch B hovers about a (N - 1) / B nats above the optimum, 3e-3 here; three seeds."""
     for seed in range(3):

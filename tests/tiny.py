@@ -7,11 +7,24 @@ import itertools
 import keras
 import keras_hub
 import numpy as np
+import pytest
 import sentencepiece
 from keras import ops
 
 PROMPT = "ab"
 ALPHABET = "abc"
+
+ROUNDING = 512 * float(np.finfo("float32").eps)
+"""What two ways to the same gradient may differ by, relative to its largest element: a forward and a backward pass are about
+30 products of sums of up to 16 summands, and each summand rounds by eps."""
+
+
+def on_all_backends(these, parameters):
+    """The parameters of a test: `these` on every backend, the others, of which the mechanism is the same, on one."""
+    return [
+        p if p in these else pytest.param(*(p if isinstance(p, tuple) else [p]), marks=pytest.mark.any_backend)
+        for p in parameters
+    ]
 
 
 @functools.cache

@@ -4,6 +4,9 @@ from keras import ops
 
 from keras_bond.ops import is_valid, valid_mean, win_rate
 
+REWARD_LOGS = ("reward", "reward_std", "anchor_reward", "win_rate", "tie_rate")
+"""Means over the samples that have a reward."""
+
 
 def reward_logs(trajectory):
     """The metrics of a step's rewards, over the samples that have one; 0 where none has.

@@ -432,13 +432,20 @@ class Rollout:
 
     def _stop_token_ids(self, stop_token_ids):
         if not (isinstance(stop_token_ids, str) and stop_token_ids == "auto"):
+            size = self.tokenizer.vocabulary_size()
             try:
-                return tuple(operator.index(token) for token in stop_token_ids)
-            except TypeError as error:  # no sequence, or not of integers: of letters, say
-                raise ValueError(
-                    '`stop_token_ids` must be "auto" or a sequence of token ids. '
-                    f"Received: stop_token_ids={stop_token_ids!r}"
-                ) from error
+                ids = tuple(operator.index(token) for token in stop_token_ids)
+                fit = all(
+                    0 <= i < size and not isinstance(given, bool) for i, given in zip(ids, stop_token_ids, strict=True)
+                )
+            except TypeError:  # no sequence, or not of integers: of letters, say
+                fit = False
+            if fit:
+                return ids
+            raise ValueError(
+                f'`stop_token_ids` must be "auto" or a sequence of token ids, each below {size}. '
+                f"Received: stop_token_ids={stop_token_ids!r}"
+            )
         end_of_turn = token_id(self.tokenizer, "<end_of_turn>")
         return (self.tokenizer.end_token_id, *([] if end_of_turn is None else [end_of_turn]))
 

@@ -93,7 +93,7 @@ class Guards(keras.callbacks.Callback):
     """
 
     def on_train_begin(self, logs=None):
-        self._steps, self._tied, self._truncated = 0, True, True
+        self._steps, self._tied, self._truncated, self._silent = 0, True, True, True
         optimizer = inner(self.model.optimizer)
         self._narrow = [] if isinstance(optimizer, _STEP_IS_THE_RATE) else _narrow(self.model.trainable_variables)
         self._digest = _digest(self._narrow)
@@ -105,6 +105,7 @@ class Guards(keras.callbacks.Callback):
         watched = ("kl_reference", "loss", *(() if scaled else ("grad_norm",)))
         if wrong := [name for name in watched if not math.isfinite(logs[name])]:
             self._stop(wrong[0], logs)
+        self._silent = self._silent and logs["abstained"] == 1.0
         self._tied = self._tied and logs.get("tie_rate", 0.0) == 1.0
         self._truncated = self._truncated and logs["truncated"] == 1.0
         if self._steps == PATIENCE * (inner(self.model.optimizer).gradient_accumulation_steps or 1):
@@ -125,6 +126,12 @@ class Guards(keras.callbacks.Callback):
         )
 
     def _look_back(self):
+        if self._silent:
+            warnings.warn(
+                f"The reward has abstained from every completion of the first {self._steps} steps: it answered `None`, and "
+                "nothing can be learned from that. Look at what it is given: prompts, completions and columns.",
+                stacklevel=2,
+            )
         if self._tied:
             warnings.warn(
                 f"All rewards of the first {self._steps} steps are tied: every completion of a prompt has the same reward, "

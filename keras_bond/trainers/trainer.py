@@ -18,7 +18,7 @@ from keras_bond._checks import check_at_least
 from keras_bond.anchors import FrozenAnchor
 from keras_bond.data import Feed
 from keras_bond.ops import in_chunks, sequence_log_prob, smallest_divisor
-from keras_bond.rewards import call_reward, check_reward, compare, imitated, ranks, reward_logs
+from keras_bond.rewards import REWARD_LOGS, call_reward, check_reward, compare, imitated, ranks, reward_logs
 from keras_bond.rollout import (
     Completions,
     Rollout,
@@ -386,10 +386,14 @@ class AlignmentTrainer(StateSaving, BackendTrainer, keras.Model):
         return self.track(logs)
 
     def track(self, logs, weight=1):
-        """Update the epoch's means with the logs of a step (`weight`: its rows, where these differ); returns the logs."""
+        """Update the epoch's means with the logs of a step (`weight`: its rows, where these differ); returns the logs.
+
+        A step counts in the means of rewards as far as its samples have one.
+        """
         logs = {m.name: ops.cast(logs.get(m.name, 0.0), "float32") for m in self._means}
+        there = 1 - logs["abstained"]
         for mean in self._means:
-            mean.update_state(logs[mean.name], sample_weight=weight)
+            mean.update_state(logs[mean.name], sample_weight=weight * there if mean.name in REWARD_LOGS else weight)
         return logs
 
     @property

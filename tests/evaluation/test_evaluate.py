@@ -177,6 +177,7 @@ def test_what_is_saved_is_loaded(result, tmp_path):
     assert without == {name: estimate for name, estimate in result.estimates.items() if "best_of_n" not in name}
 
 
+@pytest.mark.any_backend
 def test_a_lora_policy_against_its_snapshot(tmp_path, monkeypatch):
     policy = tiny.causal_lm(seed=4, lora=2)
     prompts = ["ab", "c", "ba"] * 40
@@ -243,6 +244,7 @@ def test_errors(models, kwargs, message):
     assert str(error.value) == message
 
 
+@pytest.mark.any_backend
 def test_tokens_and_columns_reach_the_reward(models):
     def reward(completions, completion_ids, answer):
         assert len(completions) == len(completion_ids) == len(answer) == 3

@@ -135,6 +135,7 @@ def test_one_program_per_bucket(policy):
     assert adapter.rollout._sample.traces == (2 if COMPILES else 0)
 
 
+@pytest.mark.any_backend
 def test_scores_in_chunks_of_positions_are_scores(policy, monkeypatch):
     asked = requests("loglikelihood", ("ab", "abcabca"), ("", "ccc"), ("abcab", "b"))
     expected = KerasHubLM(policy, batch_size=2).loglikelihood(asked)
@@ -185,6 +186,7 @@ def test_generation_in_segments_is_generation(monkeypatch):
         calls.clear()
 
 
+@pytest.mark.any_backend
 def test_samples_have_streams_of_their_own(policy):
     settings = {"do_sample": True, "temperature": 0.7, "max_gen_toks": 12}
     asked = requests("generate_until", *[("ab", settings)] * 5, ("ab", {"max_gen_toks": 12}))
@@ -198,6 +200,7 @@ def test_samples_have_streams_of_their_own(policy):
     assert others[5] == texts[5]  # greedy
 
 
+@pytest.mark.any_backend
 def test_the_temperature_is_that_of_the_samples(policy):
     many = requests("generate_until", *[("ab", {"do_sample": True, "temperature": 0.5, "max_gen_toks": 1})] * 512)
     texts = KerasHubLM(policy, batch_size=64).generate_until(many)
@@ -214,6 +217,7 @@ def nucleus(p, mass):
     return np.where(p / p.sum() >= ranked[(np.cumsum(ranked) < mass).sum()], p, 0)
 
 
+@pytest.mark.any_backend
 @pytest.mark.parametrize(
     ("settings", "truncate"),
     [
@@ -233,6 +237,7 @@ def test_samples_are_of_the_most_probable_tokens(policy, settings, truncate):
     assert rows != [plain_sample(policy, adapter.tok_encode(c), i, 8, 8, 5) for i, c in enumerate(contexts)]
 
 
+@pytest.mark.any_backend
 def test_an_empty_continuation_scores_nothing(policy):
     adapter = KerasHubLM(policy, batch_size=2)
     pairs = [("ab", "c"), ("ab", ""), ("", ""), ("", "ab"), ("ab ", "")]
@@ -242,6 +247,7 @@ def test_an_empty_continuation_scores_nothing(policy):
     np.testing.assert_allclose([scores[i][0] for i in (0, 3)], [score for score, _ in alone], rtol=1e-6)
 
 
+@pytest.mark.any_backend
 @pytest.mark.parametrize("until", ["b", ["", "b", None], ["c" * 9, "b"], None, "", []], ids=repr)
 def test_stop_strings_as_tasks_give_them(policy, until):
     adapter, settings = KerasHubLM(policy, seed=5), {"max_gen_toks": 8, "do_sample": True}
@@ -253,6 +259,7 @@ def test_stop_strings_as_tasks_give_them(policy, until):
     assert text == (whole.split("b")[0] if until else whole)
 
 
+@pytest.mark.any_backend
 def test_what_is_answered_is_cached_at_once(policy, monkeypatch):
     """What was done before an interruption need not be done again."""
     adapter, cached, calls, sample = KerasHubLM(policy, batch_size=1), {}, [], Rollout.sample
@@ -268,6 +275,7 @@ def test_what_is_answered_is_cached_at_once(policy, monkeypatch):
     assert [*cached] == ["ab" * 9]
 
 
+@pytest.mark.any_backend
 def test_a_live_model_is_read_anew():
     policy, other = tiny.causal_lm(seed=0), tiny.causal_lm(seed=1)
     adapter = KerasHubLM(policy, batch_size=2)
@@ -281,6 +289,7 @@ def test_a_live_model_is_read_anew():
     assert adapter._score.traces <= 1
 
 
+@pytest.mark.any_backend
 def test_lora_weights_are_loaded_over_the_preset(tmp_path):
     tuned, asked = tiny.causal_lm(lora=2), requests("loglikelihood", ("ab", "c"))
     tuned.backbone.save_lora_weights(str(tmp_path / "policy.lora.h5"))
@@ -291,6 +300,7 @@ def test_lora_weights_are_loaded_over_the_preset(tmp_path):
     assert abs(ours[0] - KerasHubLM(plain).loglikelihood(asked)[0][0]) > 1e-2
 
 
+@pytest.mark.any_backend
 def test_the_harness_knows_it_by_name(tmp_path):
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     ((name, value),) = project["entry-points"]["lm_eval.models"].items()
@@ -302,6 +312,7 @@ def test_the_harness_knows_it_by_name(tmp_path):
     assert adapter.causal_lm.backbone.compute_dtype == "bfloat16"
 
 
+@pytest.mark.any_backend
 def test_the_command_line_of_the_harness_has_it_too(monkeypatch):
     import lm_eval.__main__
 
@@ -312,6 +323,7 @@ def test_the_command_line_of_the_harness_has_it_too(monkeypatch):
     assert seen == [KerasHubLM]
 
 
+@pytest.mark.any_backend
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -336,6 +348,7 @@ def test_bad_arguments(policy, settings, message):
         KerasHubLM(**{"preset": policy, **settings})
 
 
+@pytest.mark.any_backend
 @pytest.mark.parametrize(
     ("kind", "arguments", "message"),
     [
@@ -379,11 +392,13 @@ def test_what_cannot_be_answered_is_named_before_the_work_begins(policy, monkeyp
         getattr(KerasHubLM(policy, max_length=8), kind)(requests(kind, good[kind], arguments))
 
 
+@pytest.mark.any_backend
 def test_no_batch_size_is_searched_for(policy, caplog):
     assert KerasHubLM(policy, batch_size="auto:4", dtype="auto").batch_size == 8
     assert "`batch_size` is not searched for: auto:4 becomes 8" in caplog.text
 
 
+@pytest.mark.any_backend
 def test_greedy_ignores_what_shapes_a_distribution(policy):
     plain, shaped = ({"max_gen_toks": 4, "do_sample": False, **more} for more in ({}, {"top_p": 0.9, "temperature": 0.0}))
     adapter = KerasHubLM(policy)
@@ -398,6 +413,7 @@ def folder(tmp_path):
     return write_tasks(tmp_path, ["ab", "c", "abcab", "bca"], ["a", "b", "cc"], ["c"])
 
 
+@pytest.mark.any_backend
 def test_benchmark_scores_a_live_model(policy, folder):
     scores = benchmark(policy, ["endings", "continuation"], include_path=folder, limit=3, batch_size=4)
     assert [(s.task, s.metric, s.filter) for s in scores] == [
@@ -419,6 +435,7 @@ def test_benchmark_scores_a_live_model(policy, folder):
     assert scores[0].stderr == pytest.approx(np.std([1] * hits + [0] * (3 - hits), ddof=1) / np.sqrt(3))
 
 
+@pytest.mark.any_backend
 def test_scores_of_groups_and_of_what_is_no_number():
     results = {
         "results": {"t": {"alias": "t", "acc,none": np.float64(0.5), "acc_stderr,none": "N/A", "note,none": "x"}},
@@ -433,6 +450,7 @@ def test_scores_of_groups_and_of_what_is_no_number():
     ]
 
 
+@pytest.mark.any_backend
 def test_the_zero_shot_names_are_tasks_of_the_harness():
     tasks = pathlib.Path(lm_eval.__file__).parent / "tasks"
     folders = [str(tasks / name) for name in ("gpqa", "gsm8k", "hendrycks_math", "bbh")]
@@ -440,6 +458,7 @@ def test_the_zero_shot_names_are_tasks_of_the_harness():
     assert set(ZERO_SHOT.values()) <= {*manager.all_subtasks, *manager.all_groups}
 
 
+@pytest.mark.any_backend
 @pytest.mark.parametrize(
     ("tasks", "include", "message"),
     [
@@ -457,6 +476,7 @@ def test_a_task_that_is_not_there_is_named(folder, monkeypatch, tasks, include, 
         benchmark("no preset is loaded", tasks, include_path=include and folder / include)
 
 
+@pytest.mark.any_backend
 def test_data_that_cannot_be_reached_are_named_before_the_model_is_loaded(folder):
     (folder / "continuation.jsonl").unlink()
     message = (
@@ -467,12 +487,14 @@ def test_data_that_cannot_be_reached_are_named_before_the_model_is_loaded(folder
         benchmark("no preset is loaded", ["endings", "continuation"], include_path=folder)
 
 
+@pytest.mark.any_backend
 def test_without_the_harness_its_package_is_named(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ImportError, match=r"pip install 'keras-bond\[benchmark\]'"):
         benchmark("tiny_gemma", ["GPQA"])
 
 
+@pytest.mark.any_backend
 def test_only_the_adapter_imports_the_harness_when_it_is_imported():
     for path in (ROOT / "keras_bond").rglob("*.py"):
         for node in ast.parse(path.read_text(encoding="utf-8")).body:

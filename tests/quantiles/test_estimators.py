@@ -115,6 +115,7 @@ def test_the_learned_quantile_sees_the_completion_and_nothing_after_it():
     assert shifted[0] == pytest.approx(first, abs=1e-5)
 
 
+@pytest.mark.any_backend
 def test_the_learned_quantile_converges_to_the_exact_one():
     """With the policy at rest, p_theta(y) comes to P[r(y') <= r(y)], from one anchor sample y' a prompt."""
     trainer = BOND(tiny.causal_lm(seed=1), tiny.letters_reward, n=2, quantiles=Learned(learning_rate=0.02), **SIZES)

@@ -138,7 +138,7 @@ def assert_scored_as_sampled(rollout, sources, prompt, sampled, to_numpy):
         np.testing.assert_allclose(scores[chosen], to_numpy(completions.log_probs)[chosen], atol=1e-4)
 
 
-@pytest.mark.parametrize("kind", ["gemma", "gemma3"])
+@pytest.mark.parametrize("kind", tiny.on_all_backends(["gemma"], ["gemma", "gemma3"]))
 @pytest.mark.parametrize("lora", [2, None])
 def test_sources_sampled_together_are_as_each_alone(kind, lora, monkeypatch, to_numpy):
     """With LoRA in one loop, without it in one each; on every backend with the same uniforms."""

@@ -8,6 +8,8 @@ import tiny
 
 from keras_bond import JBOND
 
+pytestmark = pytest.mark.any_backend
+
 PROMPTS = ["ab", "c", "bca"]
 callbacks = keras.callbacks
 

@@ -47,7 +47,7 @@ def assert_equal(one, other):
         np.testing.assert_array_equal(a, b)
 
 
-@pytest.mark.parametrize("name", FAMILY)
+@pytest.mark.parametrize("name", tiny.on_all_backends(["BOND, learned"], FAMILY))
 def test_it_learns_and_logs_what_it_knows(name):
     trainer = trainer_of(name)
     before = trainer.evaluate(PROMPTS * 40, batch_size=200, verbose=0)["reward"]
@@ -61,6 +61,7 @@ def test_it_learns_and_logs_what_it_knows(name):
     assert 0 < after["kl_reference"] < 11  # at most -log pi_ref(the best completion)
 
 
+@pytest.mark.any_backend
 def test_evaluation_does_not_disturb_training_nor_teach():
     plain, trainer = trainer_of("BOND, learned"), trainer_of("BOND, learned")
     plain.fit(PROMPTS, batch_size=8, steps_per_epoch=2, verbose=0)
@@ -81,6 +82,7 @@ def test_a_run_continues_where_its_weights_were_saved(tmp_path):
     assert_equal(state(whole), state(rest))
 
 
+@pytest.mark.any_backend
 @pytest.mark.parametrize("name", FAMILY)
 def test_config_and_keras_file_round_trip(name, tmp_path):
     trainer = trainer_of(name, reward=VaderSentiment())
@@ -98,6 +100,7 @@ def test_config_and_keras_file_round_trip(name, tmp_path):
         assert_equal(values(trainer.quantiles.variables), values(loaded.quantiles.variables))
 
 
+@pytest.mark.any_backend
 def test_a_frozen_anchor_is_the_reference_and_held_once():
     trainer = trainer_of("BOND")
     assert trainer.reference is trainer.anchor
@@ -109,6 +112,7 @@ def test_a_frozen_anchor_is_the_reference_and_held_once():
     assert trainer_of("IterativeBOND").reference is not trainer_of("IterativeBOND").anchor
 
 
+@pytest.mark.any_backend
 def test_iterative_bond_moves_its_anchor_every_period():
     trainer = trainer_of("IterativeBOND")
     policy, anchor = [values(trainer.policy.trainable_variables)], [values(trainer.anchor.shadows)]
@@ -132,6 +136,7 @@ class Counted:
         return self.drawn[-1]
 
 
+@pytest.mark.any_backend
 @pytest.mark.parametrize(("n", "k"), [(3, 5), (4, 2)])
 def test_one_sampling_pass_serves_quantiles_and_best(n, k):
     trainer = trainer_of("BOND", n=n, quantiles=MonteCarlo(k), num_samples=2, variance_reduction=False)
@@ -154,6 +159,7 @@ def test_one_sampling_pass_serves_quantiles_and_best(n, k):
     np.testing.assert_allclose(ops.convert_to_numpy(t.p_less), counts / (k + 1), rtol=1e-6)
 
 
+@pytest.mark.any_backend
 def test_bond_depends_on_the_order_of_rewards_alone():
     stretched = lambda prompts, texts: [np.exp(3 * r) + 7 for r in tiny.letters_reward(prompts, texts)]  # noqa: E731
     plain, monotone = trainer_of("BOND"), trainer_of("BOND", reward=stretched)
@@ -162,7 +168,7 @@ def test_bond_depends_on_the_order_of_rewards_alone():
     assert_equal(values(plain.policy.variables), values(monotone.policy.variables))
 
 
-@pytest.mark.parametrize("name", ["BOND, learned", "Reinforce"])
+@pytest.mark.parametrize("name", tiny.on_all_backends(["BOND, learned"], ["BOND, learned", "Reinforce"]))
 def test_a_failing_reward_leaves_everything_as_it_was(name):
     calls = []
 
@@ -189,6 +195,7 @@ def test_an_error_in_what_the_quantile_learns_leaves_the_last_update():
     assert_equal(values(plain.policy.variables), values(trainer.policy.variables))
 
 
+@pytest.mark.any_backend
 @pytest.mark.parametrize(
     ("algorithm", "change", "message"),
     [
@@ -217,6 +224,7 @@ def test_bad_arguments_name_themselves(algorithm, change, message):
         algorithm(tiny.causal_lm(), tiny.letters_reward, **{**SIZES, **change})
 
 
+@pytest.mark.any_backend
 def test_an_anchor_of_another_trainer_is_refused():
     anchor = FrozenAnchor()
     BOND(tiny.causal_lm(), tiny.letters_reward, anchor=anchor, **SIZES)

@@ -131,8 +131,10 @@ def test_a_schedule_counts_updates_where_gradients_accumulate():
 
 
 def test_rewards_that_are_all_tied_and_completions_that_never_end_are_said_once():
+    answer = 1.0
+
     def constant(prompts, completions):
-        return [1.0] * len(completions)
+        return [answer] * len(completions)
 
     trainer = trainer_of(keras.optimizers.SGD(0.01), constant, stop_token_ids=[])
     with pytest.warns(UserWarning, match="of the first 5 steps") as caught:
@@ -140,3 +142,7 @@ def test_rewards_that_are_all_tied_and_completions_that_never_end_are_said_once(
     messages = [str(warning.message) for warning in caught if "of the first 5 steps" in str(warning.message)]
     assert [message[:12] for message in messages] == ["All rewards ", "No completio"]
     assert "`max_completion_length`=4" in messages[1]
+
+    answer = None
+    with pytest.warns(UserWarning, match="The reward has abstained from every completion of the first 5 steps"):
+        fit(trainer, 5)

@@ -12,6 +12,8 @@ from keras_bond import BOND, JBOND, BestOfNSampler, quantiles
 from keras_bond.evaluation import evaluate
 from keras_bond.rollout import Rollout
 
+pytestmark = pytest.mark.any_backend
+
 PLAIN = {
     "n": 2,
     "beta": 0.5,
@@ -79,10 +81,11 @@ def test_a_seed_is_an_integer_of_at_least_0(make, seed):
         make(seed)
 
 
-@pytest.mark.parametrize("stops", ["1", 1, [1.5], None, ["</s>"]])
+@pytest.mark.parametrize("stops", ["1", 1, [1.5], None, ["</s>"], [-1], [7], [True]])
 def test_stop_tokens_are_integers(stops):
     with pytest.raises(
-        ValueError, match=r'`stop_token_ids` must be "auto" or a sequence of token ids. Received: stop_token_ids='
+        ValueError,
+        match=r'`stop_token_ids` must be "auto" or a sequence of token ids, each below 7. Received: stop_token_ids=',
     ):
         Rollout(tiny.causal_lm(), 4, 3, stop_token_ids=stops)
     assert Rollout(tiny.causal_lm(), 4, 3, stop_token_ids=np.array([1, 4])).stop_token_ids == (1, 4)

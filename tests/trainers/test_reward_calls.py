@@ -9,6 +9,8 @@ from scripted import make
 from keras_bond import BOND, JBOND, BestOfNSFT, Reinforce
 from keras_bond.quantiles import Learned, MonteCarlo
 
+pytestmark = pytest.mark.any_backend
+
 TABLE = {"prompt": ["ab", "c", "ba"], "answer": ["1", "2", "3"]}
 
 

@@ -25,8 +25,10 @@ def values(variables):
     return [ops.convert_to_numpy(v.value) + 0 for v in variables]
 
 
-@pytest.mark.parametrize("orbax", [False, True], ids=["HDF5", "Orbax"])
-@pytest.mark.parametrize("lora", [None, 2])
+@pytest.mark.parametrize(
+    ("lora", "orbax"),
+    tiny.on_all_backends([(None, False), (2, True)], [(None, False), (2, False), (None, True), (2, True)]),
+)
 def test_a_run_continues_where_its_state_was_saved(tmp_path, lora, orbax):
     path = tmp_path / ("steps" if orbax else "state.h5")
     whole, half, rest = trainer_of(lora), trainer_of(lora), trainer_of(lora, seed=9)
@@ -77,6 +79,7 @@ def test_weights_of_another_trainer_are_refused(tmp_path):
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.any_backend
 def test_config_and_keras_file_round_trip(tmp_path):
     trainer = JBOND(
         tiny.causal_lm(), VaderSentiment(), n=3, beta=0.25, eta=0.1, gamma=0.5, max_prompt_length=8, max_completion_length=4
@@ -94,6 +97,7 @@ def test_config_and_keras_file_round_trip(tmp_path):
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.any_backend
 def test_another_anchor_is_saved_and_comes_back(tmp_path):
     sizes = {"max_prompt_length": 8, "max_completion_length": 4}
     trainer = JBOND(tiny.causal_lm(), VaderSentiment(), anchor=PeriodicAnchor(2), **sizes)
