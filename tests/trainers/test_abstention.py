@@ -149,9 +149,11 @@ def test_the_update_is_that_of_the_samples_that_have_a_reward(name):
             first = [r for r in row if r is not None][: trainer.n]
             assert not counts or tiny.letters_reward(None, [text]) == [max(first)]
 
+    factors = [ops.convert_to_tensor(c) for c in (own, contenders)]
+
     def surrogate():
         scores = trainer.scores(t)
-        return ops.sum(own * scores.log_prob) + ops.sum(contenders * scores.contender_log_prob)
+        return ops.sum(factors[0] * scores.log_prob) + ops.sum(factors[1] * scores.contender_log_prob)
 
     gradients = tiny.gradients(surrogate, trainer.policy.trainable_variables)
     expected = -RATE * np.concatenate([np.ravel(g) for g in gradients])
