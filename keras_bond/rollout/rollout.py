@@ -432,7 +432,10 @@ class Rollout:
 
     def _stop_token_ids(self, stop_token_ids):
         if not (isinstance(stop_token_ids, str) and stop_token_ids == "auto"):
-            size = self.tokenizer.vocabulary_size()
+            try:
+                size = self.tokenizer.vocabulary_size()
+            except ValueError:  # a saved trainer is being loaded, and the vocabulary comes last
+                size = 2**31
             try:
                 ids = tuple(operator.index(token) for token in stop_token_ids)
                 fit = all(

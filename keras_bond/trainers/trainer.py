@@ -391,9 +391,10 @@ class AlignmentTrainer(StateSaving, BackendTrainer, keras.Model):
         A step counts in the means of rewards as far as its samples have one.
         """
         logs = {m.name: ops.cast(logs.get(m.name, 0.0), "float32") for m in self._means}
-        there = 1 - logs["abstained"]
+        weight = ops.cast(weight, "float32")
+        rewarded = weight * (1 - logs["abstained"])
         for mean in self._means:
-            mean.update_state(logs[mean.name], sample_weight=weight * there if mean.name in REWARD_LOGS else weight)
+            mean.update_state(logs[mean.name], sample_weight=rewarded if mean.name in REWARD_LOGS else weight)
         return logs
 
     @property
