@@ -24,6 +24,7 @@ LEVELS = {
     "trainers": 2,
     "callbacks": 3,
     "evaluation": 3,
+    "export": 3,
     "scale": 3,
     "tabular": 3,
     "experiments": 4,

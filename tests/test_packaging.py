@@ -129,7 +129,7 @@ def test_everything_that_make_installs_is_pinned():
     assert len(seen) > len(requirements())
 
 
-def test_the_wheel_holds_the_preset_and_the_template(tmp_path):
+def test_the_wheel_holds_the_preset_and_the_templates(tmp_path):
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, tmp_path)
     presets = tmp_path / "keras_bond" / "presets"
@@ -141,8 +141,15 @@ def test_the_wheel_holds_the_preset_and_the_template(tmp_path):
         "prompts_test.txt",
         "assets/tokenizer/vocabulary.spm",
     ]
-    template = "experiments/report.html.j2"
-    code = ("../__init__.py", "__init__.py", "build/__init__.py", "../experiments/__init__.py", f"../{template}")
+    templates = ["experiments/report.html.j2", "data/templates/gemma.jinja"]
+    code = (
+        "../__init__.py",
+        "__init__.py",
+        "build/__init__.py",
+        "../experiments/__init__.py",
+        "../data/__init__.py",
+        *(f"../{name}" for name in templates),
+    )
     for name in (*code, *(f"tiny_gemma/{file}" for file in files)):
         (presets / name).parent.mkdir(parents=True, exist_ok=True)
         (presets / name).write_text("")
@@ -151,7 +158,7 @@ def test_the_wheel_holds_the_preset_and_the_template(tmp_path):
     (wheel,) = tmp_path.glob("*.whl")
     names = set(zipfile.ZipFile(wheel).namelist())
     assert {f"keras_bond/presets/tiny_gemma/{file}" for file in files} <= names
-    assert {"keras_bond/presets/build/__init__.py", f"keras_bond/{template}"} <= names
+    assert {"keras_bond/presets/build/__init__.py", *(f"keras_bond/{name}" for name in templates)} <= names
     assert any(name.endswith("licenses/LICENSE") for name in names)
 
 

@@ -23,7 +23,7 @@ class Batch(NamedTuple):
     prompt_mask: Any
     """(B, P) int32, 1 at the prompt's tokens."""
     prompts: list
-    """B str."""
+    """B str, or conversations."""
     columns: dict
     """Name -> list of B values, the further columns of the prompts' table."""
     real: Any = None
@@ -43,7 +43,7 @@ class Feed(keras.utils.PyDataset):
     Args:
         prompts: what `Table` takes; in training also a stream: any iterable, which is read, tokenised and forgotten as it
             comes.
-        encode: function of a list of str to a list of lists of token ids.
+        encode: function of a list of prompts to a list of lists of token ids.
         fitting: `Fitting`, what becomes of prompts that are too long.
         batch_size: prompts a batch.
         pad_id: what ids are padded with.

@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping
 import keras
 import numpy as np
 
+from keras_bond.data.messages import asked, conversation, is_conversation
+
 TAKEN = ("prompts", "completions", "completion_ids")
 """Names that a reward is called with: no column may have one."""
 
@@ -16,10 +18,12 @@ class Table:
     Args:
         prompts: a list, tuple or array of str; a pandas Series or DataFrame; an Arrow or Polars table; a Hugging Face
             `Dataset`; a dict of columns; a list of rows (dicts); a finite `tf.data.Dataset`, `PyDataset` or `DataLoader`.
-            Tables have the prompts in the column `prompt`; their other columns reach the reward.
+            Tables have the prompts in the column `prompt`; their other columns reach the reward. A prompt may be a
+            conversation, a list of `{"role": ..., "content": ...}`. A table without `prompt` may have whole conversations in
+            the column `messages`: their prompt is what comes before the last reply.
 
     Raises:
-        ValueError: if there is no prompt, or something is not text; the message says where.
+        ValueError: if there is no prompt, or one is neither text nor a conversation; the message says where.
 
     Example:
 
@@ -73,9 +77,10 @@ class Stream:
                     raise ValueError(
                         f"All rows of `prompts` must have the columns {names}. Received at row {count}: {row!r:.100}"
                     )
+                row = _with_prompt(row, is_conversation, asked)
                 _check_names(row)
-                _check_text([row["prompt"]], count)
-                yield {key: _text(value) for key, value in row.items()}
+                (prompt,) = _prompts([row["prompt"]], count)
+                yield {**{key: _text(value) for key, value in row.items()}, "prompt": prompt}
                 count += 1
             if count == before and self.begins_anew:
                 raise ValueError("`prompts` is empty: at least one prompt is needed.")
@@ -137,6 +142,10 @@ def _columns(prompts):
     if len(getattr(prompts, "shape", ())) == 2 and hasattr(prompts, "columns"):  # pandas, Polars
         return {str(name): prompts[name] for name in prompts.columns}
     values = _values(prompts)
+    if is_conversation(values):
+        raise ValueError(
+            f"`prompts` must be a collection of conversations, not one: pass [messages]. Received: {values!r:.200}"
+        )
     if any(isinstance(value, Mapping | tuple) for value in values):
         return _transposed(values)
     return {"prompt": values}
@@ -161,11 +170,12 @@ def _checked(table):
     for key, values in table.items():
         if isinstance(values, str):
             raise ValueError(f"`{key}` must be a collection of values, not one str: pass [{values!r:.60}].")
-    _check_names(table)
     columns = {key: [_text(value) for value in _values(values)] for key, values in table.items()}
+    columns = _with_prompt(columns, lambda values: all(map(is_conversation, values)), lambda values: [*map(asked, values)])
+    _check_names(columns)
     if not columns["prompt"]:
         raise ValueError("`prompts` is empty: at least one prompt is needed.")
-    _check_text(columns["prompt"])
+    columns["prompt"] = _prompts(columns["prompt"])
     for key, values in columns.items():
         if len(values) != len(columns["prompt"]):
             raise ValueError(
@@ -183,10 +193,31 @@ def _check_names(names):
         raise ValueError(f"`prompts` must have a column `prompt`. Received the columns: {sorted(names)}")
 
 
-def _check_text(prompts, first=0):
+def _with_prompt(columns, holds, ask):
+    """`columns` with a `prompt`, where only the conversations are there."""
+    if "prompt" in columns or not ("messages" in columns and holds(columns["messages"])):
+        return columns
+    return {"prompt": ask(columns["messages"]), **columns}
+
+
+def _prompts(prompts, first=0):
+    """The prompts, each a str or a plain conversation, or an error that says which is neither."""
+    found = []
     for i, prompt in enumerate(prompts, first):
-        if not isinstance(prompt, str | bytes):
-            raise ValueError(f"`prompts` must be text. Received at row {i}: {prompt!r:.100} ({type(prompt).__name__})")
+        if is_conversation(prompt):
+            found.append(conversation(prompt, f" at row {i}"))
+        elif isinstance(prompt, str | bytes):
+            found.append(_text(prompt))
+        else:
+            messages = isinstance(prompt, list) and any(isinstance(message, Mapping) for message in prompt)
+            expected = "text" if not messages else "text, or lists of messages, each a dict with a `role` and a `content`"
+            raise ValueError(f"`prompts` must be {expected}. Received at row {i}: {prompt!r:.100} ({type(prompt).__name__})")
+    return found
+
+
+def _is_one(value):
+    """Whether `value` is one prompt, and not a batch of them."""
+    return is_conversation(value) or not (isinstance(value, list | tuple) or np.ndim(value))
 
 
 def _text(value):
@@ -195,15 +226,15 @@ def _text(value):
 
 def _rows(item):
     """The rows, dicts, of what an iterable yields: a prompt, a row, or a batch of prompts, rows or columns."""
-    if isinstance(item, tuple):  # what Keras calls inputs, perhaps with targets and weights
+    if isinstance(item, tuple) and not is_conversation(item):  # what Keras calls inputs, perhaps with targets and weights
         item = item[0]
     if isinstance(item, Mapping):
-        if np.ndim(item.get("prompt", "")) == 0:
+        if _is_one(item.get("prompt", item.get("messages", ""))):
             return [dict(item)]
         columns = {key: _values(values) for key, values in item.items()}
         return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
-    if np.ndim(item) == 0:
-        return [{"prompt": item.item() if hasattr(item, "item") else item}]
+    if _is_one(item):
+        return [{"prompt": item.item() if hasattr(item, "item") and not np.ndim(item) else item}]
     return [row for each in _values(item) for row in _rows(each)]
 
 

@@ -8,12 +8,13 @@ UNKNOWN = "<unk>"
 """A special token of SentencePiece, which KerasHub does not list among a tokenizer's own."""
 
 
-def encode(tokenizer, texts):
+def encode(tokenizer, texts, markers=()):
     """Token ids of each text, start token first: `tokenize`, and a start token where the text does not begin with one.
 
     Args:
         tokenizer: a KerasHub tokenizer. Where it has no start token, none is added.
         texts: a list of str.
+        markers: see `tokenize`.
 
     Returns:
         A list of lists of int.
@@ -28,11 +29,11 @@ def encode(tokenizer, texts):
     ```
     """
     start = getattr(tokenizer, "start_token_id", None)
-    rows = tokenize(tokenizer, texts)
+    rows = tokenize(tokenizer, texts, markers)
     return rows if start is None else [row if row[:1] == [start] else [start, *row] for row in rows]
 
 
-def tokenize(tokenizer, texts):
+def tokenize(tokenizer, texts, markers=()):
     """Token ids of each text, where the spelling of a special token stands for that token.
 
     Special are the tokens in `tokenizer.special_tokens`, and `<unk>`. A chat template writes them: `"<bos>We will"` is the
@@ -42,6 +43,7 @@ def tokenize(tokenizer, texts):
     Args:
         tokenizer: a KerasHub tokenizer.
         texts: a list of str.
+        markers: spellings that are special as well, where the vocabulary has them: those of a chat template.
 
     Returns:
         A list of lists of int.
@@ -63,7 +65,7 @@ def tokenize(tokenizer, texts):
                 "A text must be valid Unicode, which has no half of a surrogate pair: read it with the encoding that it was "
                 f"written in. Received at row {i}, character {error.start}: {text!r:.200}"
             ) from error
-    special = {token: token_id(tokenizer, token) for token in {*tokenizer.special_tokens, UNKNOWN}}
+    special = {token: token_id(tokenizer, token) for token in {*tokenizer.special_tokens, UNKNOWN, *markers}}
     spellings = [re.escape(token) for token in sorted(special, key=len, reverse=True) if special[token] is not None]
     split = re.compile(f"({'|'.join(spellings)})").split if spellings else lambda text: [text]
     rows = [split(text) for text in texts]  # plain text and special tokens in turns, plain text first and last

@@ -32,7 +32,7 @@ class Score(NamedTuple):
     higher_is_better: bool | None
 
 
-def benchmark(causal_lm, tasks, *, include_path=None, limit=None, num_fewshot=None, **adapter):
+def benchmark(causal_lm, tasks, *, include_path=None, limit=None, num_fewshot=None, apply_chat_template=False, **adapter):
     """Run tasks of lm-evaluation-harness on a live model or a preset.
 
     Args:
@@ -42,8 +42,10 @@ def benchmark(causal_lm, tasks, *, include_path=None, limit=None, num_fewshot=No
         include_path: folder with tasks of one's own, as YAML files in the harness' format.
         limit: documents a task; all by default.
         num_fewshot: worked examples in the context; as the task has it by default.
+        apply_chat_template: whether the contexts are turns of a chat, by the adapter's `chat_template`.
         **adapter: of `harness.KerasHubLM`: `batch_size` (8, rows a compiled call), `max_length` (8192, tokens of context
-            and continuation), `max_gen_toks` (256, where a task does not say it), `dtype`, `lora`, `seed` (0).
+            and continuation), `max_gen_toks` (256, where a task does not say it), `dtype`, `lora`, `seed` (0),
+            `chat_template` ("auto").
 
     Returns:
         List of `Score`: tasks in the harness' order, then groups.
@@ -69,6 +71,7 @@ def benchmark(causal_lm, tasks, *, include_path=None, limit=None, num_fewshot=No
 
     model = KerasHubLM(causal_lm, **adapter)
     settings = {"task_manager": manager, "limit": limit, "num_fewshot": num_fewshot, "log_samples": False}
+    settings["apply_chat_template"] = apply_chat_template
     return scores_of(lm_eval.simple_evaluate(model, tasks=names, **settings))
 
 

@@ -4,10 +4,12 @@ The harness has `keras_hub` among its models once this module is imported. Relea
 entry point `lm_eval.models`. For earlier ones `python -m keras_bond.evaluation.lm_eval` is `lm_eval` with this import.
 """
 
+import functools
 import itertools
 import logging
 import os
 import sys
+import zlib
 from typing import NamedTuple
 
 import numpy as np
@@ -20,7 +22,7 @@ from tqdm import tqdm
 
 from keras_bond import presets
 from keras_bond._checks import check_at_least
-from keras_bond.data import encode, token_id, tokenize
+from keras_bond.data import chat, encode, token_id, tokenize
 from keras_bond.ops import greedy_tokens, token_log_probs, truncated_draw
 from keras_bond.rollout import Completions, Program, Rollout, using, weights_of
 
@@ -75,6 +77,8 @@ class KerasHubLM(TemplateLM):
             has it.
         lora: a file of `backbone.save_lora_weights`, to load over the preset.
         seed: of the samples, where a task wants samples: request i draws from a stream of its own.
+        chat_template: what `apply_chat_template` of the harness (`--apply_chat_template`) renders by: `"auto"`, or what
+            `keras_bond.data.chat.template` takes.
         device: not used: the harness gives every model one, but Keras' backend has its own.
 
     Raises:
@@ -89,7 +93,16 @@ class KerasHubLM(TemplateLM):
     """
 
     def __init__(
-        self, preset, batch_size=BATCH_SIZE, max_length=8192, max_gen_toks=256, dtype=None, lora=None, seed=0, device=None
+        self,
+        preset,
+        batch_size=BATCH_SIZE,
+        max_length=8192,
+        max_gen_toks=256,
+        dtype=None,
+        lora=None,
+        seed=0,
+        chat_template="auto",
+        device=None,
     ):
         super().__init__()
         if isinstance(batch_size, str) and batch_size.isdigit():  # as a command line has it
@@ -111,6 +124,8 @@ class KerasHubLM(TemplateLM):
                 "`dtype` and `lora` are for a preset that is loaded: a model has its own. "
                 f"Received: dtype={dtype!r}, lora={lora!r}"
             )
+        self._chat_template = chat_template
+        self._markers: list[str] = []
         self._rollouts: dict[_Choice, Rollout] = {}
         self._score = Program(self._score_function)
         self.rollout = self._rollout(_Choice(0))
@@ -134,8 +149,40 @@ class KerasHubLM(TemplateLM):
 
     def tok_encode(self, string, add_special_tokens=None, **kwargs):
         """The token ids of a str, start token first unless `add_special_tokens=False`; one that is there is not doubled."""
-        (ids,) = (tokenize if add_special_tokens is False else encode)(self.rollout.tokenizer, [string])
+        (ids,) = (tokenize if add_special_tokens is False else encode)(self.rollout.tokenizer, [string], self._markers)
         return ids
+
+    @functools.cached_property
+    def _chat(self):
+        template = chat.template_of(self.causal_lm, self._chat_template, presets.origin(self.causal_lm))
+        if template is None:
+            raise ValueError("`chat_template` must name a template where one is to be applied. Received: chat_template=None")
+        self._markers = template.markers
+        return template
+
+    def apply_chat_template(self, chat_history, add_generation_prompt=True):
+        """The text of a conversation, a list of `{"role": ..., "content": ...}`; it is left open after a last reply.
+
+        Where the template knows no system turn, what it says is left out, as the harness' own model `hf` does it.
+        """
+        try:
+            return self._chat.render(chat_history)
+        except ValueError:
+            without = [message for message in chat_history if message["role"] != "system"]
+            if len(without) in (0, len(chat_history)):
+                raise
+            logging.getLogger(__name__).warning("The chat template refuses the system turn, which is left out.")
+            return self._chat.render(without)
+
+    def chat_template(self, chat_template=False):
+        """The Jinja text that is applied; `None` where none is."""
+        return self._chat.source if chat_template else None
+
+    @property
+    def tokenizer_name(self):
+        """By which the harness tells its caches of rendered requests apart."""
+        origin = presets.origin(self.causal_lm) or self.causal_lm.name
+        return f"{origin}__{self._chat.name or zlib.crc32(self._chat.source.encode())}".replace("/", "__")
 
     def tok_decode(self, tokens):
         """The text of token ids, special ones left out."""

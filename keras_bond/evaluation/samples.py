@@ -2,10 +2,12 @@
 
 import csv
 import itertools
+import json
 from typing import NamedTuple
 
 import numpy as np
 
+from keras_bond.data import is_conversation
 from keras_bond.evaluation.best_of_n import check_best_of_n
 from keras_bond.evaluation.estimates import Estimate, estimate_all
 
@@ -43,7 +45,8 @@ class Evaluation(NamedTuple):
     """By name, as `evaluate` lists them."""
     samples: Samples
     reference_samples: Samples
-    prompts: list[str]
+    prompts: list
+    """P str, or conversations."""
 
     def save(self, path):
         """Write a CSV with a row for every completion, from which `load` makes this `Evaluation` again.
@@ -55,6 +58,7 @@ class Evaluation(NamedTuple):
             writer = csv.writer(file)
             writer.writerow(_COLUMNS)
             for i, prompt in enumerate(self.prompts):
+                prompt = prompt if isinstance(prompt, str) else json.dumps(prompt, ensure_ascii=False)
                 for source, samples in (("policy", self.samples), ("reference", self.reference_samples)):
                     for j, texts in enumerate(samples.texts):
                         figures = [str(values[i, j]) for values in samples[1:7]]  # as many digits as it needs
@@ -111,8 +115,17 @@ def _read(path):
         sorted((r for r in rows if r["source"] == source), key=lambda r: (int(r["prompt_index"]), int(r["sample"])))
         for source in ("policy", "reference")
     )
-    prompts = [row["prompt"] for row in policy if row["sample"] == "0"]
+    prompts = [_prompt(row["prompt"]) for row in policy if row["sample"] == "0"]
     return _samples(policy, len(prompts)), _samples(reference, len(prompts)), prompts
+
+
+def _prompt(text):
+    """The conversation that was written as JSON; other text as it is."""
+    try:
+        value = json.loads(text) if text.startswith("[{") else None
+    except ValueError:
+        value = None
+    return value if is_conversation(value) else text
 
 
 def _samples(rows, num_prompts):

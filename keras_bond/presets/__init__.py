@@ -1,8 +1,10 @@
 """The bundled presets: a small model and its prompts, so that everything runs without a network."""
 
 import pathlib
+import weakref
 
 _FOLDER = pathlib.Path(__file__).parent
+_LOADED: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
 
 
 def names():
@@ -46,9 +48,20 @@ def load(name, dtype=None):
         )
     kwargs = {} if dtype is None else {"dtype": dtype}
     try:
-        return keras_hub.models.CausalLM.from_preset(path(name) if name in bundled else name, **kwargs)
+        causal_lm = keras_hub.models.CausalLM.from_preset(path(name) if name in bundled else name, **kwargs)
     except (ValueError, KeyError) as error:
         raise ValueError(f"{name!r} cannot be loaded as a causal language model: {error}") from error
+    _LOADED[causal_lm] = path(name) if name in bundled else name
+    return causal_lm
+
+
+def origin(causal_lm):
+    """The folder or name that `load` made a model of; `None` of others, for KerasHub's models do not tell.
+
+    >>> origin(load("tiny_gemma")) == path("tiny_gemma")
+    True
+    """
+    return _LOADED.get(causal_lm)
 
 
 def prompts(name, split="train"):

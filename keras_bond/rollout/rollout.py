@@ -16,12 +16,14 @@ from keras import ops
 
 from keras_bond._checks import check_at_least, check_number
 from keras_bond.data import Fitting, Table, bucket, encode, pad_left, token_id
+from keras_bond.data.chat import TURN_ENDS
 from keras_bond.ops import completion_mask, draw_tokens, in_chunks, in_turns, smallest_divisor, token_log_probs
 from keras_bond.rollout.adapters import differ_in_adapters_alone, join_sides, set_products, side_by_side, split_sides
 from keras_bond.rollout.decoder import SUPPORTED, decode, new_cache, write_columns
 from keras_bond.rollout.devices import fewest_rows, is_readable, on_one_cpu, spread_rows
 from keras_bond.rollout.functional import Program, Recorded, in_threads, using
 from keras_bond.rollout.sizes import row_sizes, segments
+from keras_bond.rollout.turns import Turns
 
 LOGITS_AT_ONCE = 2**26
 """About how many logits exist at a time in scoring and in the update: 256 MiB in float32."""
@@ -46,13 +48,16 @@ class Rollout:
         max_prompt_length: tokens, the start token included.
         max_completion_length: tokens, the stop token included.
         temperature: > 0, divides the logits when sampling and when scoring.
-        stop_token_ids: `"auto"` (the tokenizer's end token, and `<end_of_turn>` where it exists) or a sequence of ids.
+        stop_token_ids: `"auto"` (the tokenizer's end token, and what it has of `data.chat.TURN_ENDS`) or a sequence of ids.
         draw: how a token is chosen, `f(logits (B, V), uniforms (B,), temperature) -> (token_ids, log_probs)`, each (B,):
             `ops.draw_tokens`, or `ops.greedy_tokens`.
         sampling_batch_size: prompts that are sampled at a time, with the keys and values of all their samples in memory; by
             default all. The same samples come of any size; where it does not divide a batch, the next smaller divisor is
             taken.
         long_prompts: what becomes of prompts that are longer than `max_prompt_length`: see `data.Fitting`.
+        chat_template: how conversations become text: `None`, they are refused, and prompts of text are seen as they are;
+            `"auto"`, the template of the model's family, or of the folder that `presets.load` had it from; or what
+            `data.chat.template` takes. With a template, a prompt of text is one message of the user.
 
     Raises:
         ValueError: if the model is not supported or an argument is out of range.
@@ -68,6 +73,7 @@ class Rollout:
         draw=draw_tokens,
         sampling_batch_size=None,
         long_prompts="error",
+        chat_template=None,
     ):
         backbone = getattr(causal_lm, "backbone", None)
         if not isinstance(backbone, SUPPORTED):
@@ -107,6 +113,7 @@ class Rollout:
         self.tokenizer = causal_lm.preprocessor.tokenizer
         self.long_prompts = long_prompts
         self.fitting()  # or an error
+        self.turns = Turns(causal_lm, chat_template)
         self.stop_token_ids = self._stop_token_ids(stop_token_ids)
         set_products(causal_lm)
         self._draw = draw
@@ -123,8 +130,17 @@ class Rollout:
     # Text to tokens and back.
 
     def tokenize(self, prompts):
-        """Token ids of each prompt, start token first: a list of lists, of any length. See `data.encode`."""
-        return encode(self.tokenizer, prompts)
+        """Token ids of each prompt, str or conversation, start token first: lists of any length. See `data.encode`."""
+        return encode(self.tokenizer, self.render(prompts), self.turns.markers)
+
+    def render(self, prompts):
+        """The text that the model sees of each prompt: see `Turns.render`."""
+        return self.turns.render(prompts)
+
+    @property
+    def chat(self):
+        """The `data.ChatTemplate`; `None` where there is none."""
+        return self.turns.template
 
     def fitting(self):
         """A fresh `data.Fitting` of prompts into `max_prompt_length`."""
@@ -449,8 +465,8 @@ class Rollout:
                 f'`stop_token_ids` must be "auto" or a sequence of token ids, each below {size}. '
                 f"Received: stop_token_ids={stop_token_ids!r}"
             )
-        end_of_turn = token_id(self.tokenizer, "<end_of_turn>")
-        return (self.tokenizer.end_token_id, *([] if end_of_turn is None else [end_of_turn]))
+        ends = [self.tokenizer.end_token_id, *(token_id(self.tokenizer, token) for token in TURN_ENDS)]
+        return tuple(dict.fromkeys(end for end in ends if end is not None))
 
 
 def _with_completion(prompt_mask, length):

@@ -91,6 +91,8 @@ class AlignmentTrainer(StateSaving, BackendTrainer, keras.Model):
         max_completion_length: tokens, stop token included.
         temperature: > 0, of both sampling and log-probabilities.
         stop_token_ids: `"auto"` or a sequence of ids.
+        chat_template: how prompts that are conversations become text, and prompts of text a turn of the user: `None`,
+            `"auto"`, or what `keras_bond.data.chat.template` takes. Completions stop at the end of the turn.
         sampler: only `"random"`: the log-probabilities must be those of the distribution sampled from.
         seed: of prompts' order, policy samples and anchor samples.
 
@@ -129,6 +131,7 @@ class AlignmentTrainer(StateSaving, BackendTrainer, keras.Model):
         long_prompts="error",
         temperature=1.0,
         stop_token_ids="auto",
+        chat_template=None,
         sampler="random",
         seed=0,
         name=None,
@@ -148,6 +151,7 @@ class AlignmentTrainer(StateSaving, BackendTrainer, keras.Model):
             stop_token_ids,
             sampling_batch_size=sampling_batch_size,
             long_prompts=long_prompts,
+            chat_template=chat_template,
         )
         if not policy.trainable_variables:
             raise ValueError("`policy` has no trainable variables: set `policy.trainable = True` or enable LoRA.")
@@ -552,6 +556,7 @@ class AlignmentTrainer(StateSaving, BackendTrainer, keras.Model):
             "long_prompts": self.rollout.long_prompts,
             "temperature": self.rollout.temperature,
             "stop_token_ids": list(self.rollout.stop_token_ids),
+            "chat_template": keras.saving.serialize_keras_object(self.rollout.chat),
             "seed": self.seed,
         }
 
@@ -559,7 +564,7 @@ class AlignmentTrainer(StateSaving, BackendTrainer, keras.Model):
     def from_config(cls, config, custom_objects=None):
         objects = {
             key: keras.saving.deserialize_keras_object(config[key], custom_objects=custom_objects)
-            for key in ("policy", "reward", "anchor", "quantiles")
+            for key in ("policy", "reward", "anchor", "quantiles", "chat_template")
             if key in config
         }
         return cls(**{**config, **objects})

@@ -9,6 +9,7 @@ import pytest
 import tensorflow as tf
 
 from keras_bond.data import Table, is_stream
+from keras_bond.data.sources import stream_of
 
 pytestmark = pytest.mark.any_backend
 
@@ -163,3 +164,20 @@ def test_a_str_for_a_column_and_a_column_with_a_taken_name():
         Table({"prompt": "ab"})
     with pytest.raises(ValueError, match="A column may not be called `completions`"):
         Table({"prompt": ["a"], "completions": ["b"]})
+
+
+def test_conversations():
+    """As TRL and others keep them: in `prompt`, or whole in `messages`."""
+    ask, reply = {"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}
+    assert Table([[ask], "c", (ask, reply, ask)]).prompts == [[ask], "c", [ask, reply, ask]]
+    table = Table([{"messages": [ask, reply], "answer": 1}, {"messages": [ask, reply, ask], "answer": 2}])
+    assert table.prompts == [[ask], [ask, reply, ask]]
+    assert table.columns == {"messages": [[ask, reply], [ask, reply, ask]], "answer": [1, 2]}
+    arrow = pa.table({"prompt": [[{"role": "user", "content": "a", "name": None}]]})
+    assert Table(arrow).prompts == Table(arrow.to_pandas()).prompts == [[ask]]
+    assert [*stream_of(iter([[ask]])).rows(0)] == [{"prompt": [ask]}]
+    assert [*stream_of(iter([{"messages": [ask, reply]}])).rows(0)] == [{"prompt": [ask], "messages": [ask, reply]}]
+    with pytest.raises(ValueError, match=r"must be a collection of conversations, not one: pass \[messages\]"):
+        Table([ask, reply])
+    with pytest.raises(ValueError, match=r"or lists of messages, each a dict with .* Received at row 0"):
+        Table([[ask, {"text": "b"}]])

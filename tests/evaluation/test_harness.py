@@ -109,6 +109,24 @@ def test_agrees_with_the_hf_model_on_the_exported_folder(tmp_path):
         ours.loglikelihood(requests("loglikelihood", ("We", " will"), ("We wil", "l")))  # one token: " will"
 
 
+def test_chats(policy):
+    """What `--apply_chat_template` asks of a model; a template that knows no system turn goes without it, as `hf` does."""
+    adapter = KerasHubLM(policy, max_length=40)
+    system, user = {"role": "system", "content": "b"}, {"role": "user", "content": "a"}
+    text = adapter.apply_chat_template([system, user])
+    assert text == "<bos><start_of_turn>user\nb\n\na<end_of_turn>\n<start_of_turn>model\n"
+    assert adapter.tok_encode(text).count(2) == 1
+    assert adapter.chat_template(True).startswith("{#- Gemma 1, 2 and 3")
+    assert adapter.chat_template(False) is None
+    assert adapter.tokenizer_name == f"{policy.name}__gemma"
+    open_reply = [user, {"role": "assistant", "content": "c"}]
+    assert adapter.apply_chat_template(open_reply, add_generation_prompt=False).endswith("<start_of_turn>model\nc")
+    template = "{% if messages[0].role == 'system' %}{{ raise_exception('no') }}{% endif %}{{ messages[0].content }}"
+    assert KerasHubLM(policy, chat_template=template).apply_chat_template([system, user]) == "a"
+    with pytest.raises(ValueError, match="Received: chat_template=None"):
+        KerasHubLM(policy, chat_template=None).apply_chat_template([user])
+
+
 @pytest.fixture(scope="module")
 def policy():
     return tiny.causal_lm(scale=1.0)
