@@ -13,6 +13,7 @@ import re
 import keras
 
 from keras_bond.data.messages import REPLY, conversation, is_conversation
+from keras_bond.data.tokens import token_id
 
 NAMES = ("chatml", "gemma", "gemma4", "llama3", "mistral", "qwen2.5", "qwen3", "smollm3")
 """The templates that are shipped."""
@@ -237,6 +238,12 @@ def render(messages, chat_template, **variables):
     '<bos><start_of_turn>user\\nWhy is the sky blue?<end_of_turn>\\n<start_of_turn>model\\n'
     """
     return template(chat_template, **variables).render(as_messages(messages))
+
+
+def turn_ends(tokenizer):
+    """Ids of the tokens that end a completion: the tokenizer's end, and what it has of `TURN_ENDS`; a list of int."""
+    ends = [getattr(tokenizer, "end_token_id", None), *(token_id(tokenizer, token) for token in TURN_ENDS)]
+    return [*dict.fromkeys(end for end in ends if end is not None)]
 
 
 def as_messages(prompt):

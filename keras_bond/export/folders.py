@@ -10,7 +10,7 @@ import numpy as np
 
 from keras_bond import presets
 from keras_bond._checks import check_at_least
-from keras_bond.data import chat, token_id
+from keras_bond.data import chat
 from keras_bond.export.kernels import factors, size, weights
 from keras_bond.export.layouts import layout
 from keras_bond.export.tokenizers import check_tokenizer, tokenizer_files
@@ -31,7 +31,8 @@ def to_transformers(policy, folder, *, dtype="float32", chat_template="auto", ma
             or a trainer, whose policy is meant. It is not changed.
         folder: a path where nothing is yet, or an empty folder.
         dtype: of the file: `"float32"`, which loses nothing, `"bfloat16"` or `"float16"`.
-        chat_template: `None`; `"auto"`, that of the preset's folder or of the family; or what `data.chat.template` takes.
+        chat_template: `None`; `"auto"`, that which a trainer has trained with, else of the preset's folder or of the family;
+            or what `data.chat.template` takes.
         max_shard_size: bytes a file of weights, about: so much memory is needed besides the model.
 
     Raises:
@@ -49,6 +50,8 @@ def to_transformers(policy, folder, *, dtype="float32", chat_template="auto", ma
 
     Source: the format is that of `save_pretrained` in Hugging Face's `transformers`.
     """
+    if chat_template == "auto":
+        chat_template = getattr(getattr(policy, "rollout", None), "chat", None) or chat_template
     policy = _policy(policy)
     config, parts = layout(policy.backbone)
     max_shard_size = check_at_least(1, max_shard_size=max_shard_size)
@@ -59,8 +62,7 @@ def to_transformers(policy, folder, *, dtype="float32", chat_template="auto", ma
     template = chat.template_of(policy, chat_template, presets.origin(policy))
     tokens = _tokens(tokenizer)
     config |= {**tokens, "dtype": dtype, "torch_dtype": dtype}
-    ends = [tokens["eos_token_id"], *(token_id(tokenizer, token) for token in chat.TURN_ENDS)]
-    generation = {**tokens, "eos_token_id": [*dict.fromkeys(end for end in ends if end is not None)]}
+    generation = {**tokens, "eos_token_id": chat.turn_ends(tokenizer)}
     save = _save_file()
     with _new_folder(folder) as inside:
         for name, values in (("config.json", config), ("generation_config.json", generation)):

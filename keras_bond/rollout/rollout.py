@@ -15,8 +15,8 @@ import numpy as np
 from keras import ops
 
 from keras_bond._checks import check_at_least, check_number
-from keras_bond.data import Fitting, Table, bucket, encode, pad_left, token_id
-from keras_bond.data.chat import TURN_ENDS
+from keras_bond.data import Fitting, Table, bucket, encode, pad_left
+from keras_bond.data.chat import turn_ends
 from keras_bond.ops import completion_mask, draw_tokens, in_chunks, in_turns, smallest_divisor, token_log_probs
 from keras_bond.rollout.adapters import differ_in_adapters_alone, join_sides, set_products, side_by_side, split_sides
 from keras_bond.rollout.decoder import SUPPORTED, decode, new_cache, write_columns
@@ -465,8 +465,7 @@ class Rollout:
                 f'`stop_token_ids` must be "auto" or a sequence of token ids, each below {size}. '
                 f"Received: stop_token_ids={stop_token_ids!r}"
             )
-        ends = [self.tokenizer.end_token_id, *(token_id(self.tokenizer, token) for token in TURN_ENDS)]
-        return tuple(dict.fromkeys(end for end in ends if end is not None))
+        return tuple(turn_ends(self.tokenizer))
 
 
 def _with_completion(prompt_mask, length):
