@@ -12,6 +12,7 @@ PACKAGE = pathlib.Path(__file__).parents[1] / "keras_bond"
 LEVELS = {
     "_checks": -1,
     "data": 0,
+    "families": 0,
     "ops": 0,
     "optimizers": 0,
     "presets": 0,
