@@ -70,7 +70,7 @@ class AlignmentTrainer(StateSaving, BackendTrainer, keras.Model):
     """A `keras.Model` whose `fit` takes prompts, samples from policy and anchor, and descends `objective`.
 
     Args:
-        policy: a KerasHub `CausalLM` with a Gemma, Gemma 2 or Gemma 3 text backbone. It is trained in place.
+        policy: a KerasHub `CausalLM` of text. It is trained in place.
         reward: `f(prompts, completions, **columns) -> B numbers`, called by name; see `keras_bond.rewards.Reward`.
         anchor: a `keras_bond.anchors.Anchor`. A `FrozenAnchor` is the reference itself, and is held once.
         num_anchor_samples: k, samples of the anchor per prompt, y_1 ... y_k; may be 0.
@@ -93,6 +93,7 @@ class AlignmentTrainer(StateSaving, BackendTrainer, keras.Model):
         stop_token_ids: `"auto"` or a sequence of ids.
         sampler: only `"random"`: the log-probabilities must be those of the distribution sampled from.
         seed: of prompts' order, policy samples and anchor samples.
+        family: how the policy is run, `"auto"` or the name of a family, such as `"generic"`: see `rollout.Rollout`.
 
     The logs of a step hold the values of that step; those of an epoch their mean over it. Names and units:
     `reward`, `anchor_reward` (mean), `reward_std` (over the batch), `abstained` (share of all samples whose reward is
@@ -131,6 +132,7 @@ class AlignmentTrainer(StateSaving, BackendTrainer, keras.Model):
         stop_token_ids="auto",
         sampler="random",
         seed=0,
+        family="auto",
         name=None,
         **kwargs,
     ):
@@ -148,6 +150,7 @@ class AlignmentTrainer(StateSaving, BackendTrainer, keras.Model):
             stop_token_ids,
             sampling_batch_size=sampling_batch_size,
             long_prompts=long_prompts,
+            family=family,
         )
         if not policy.trainable_variables:
             raise ValueError("`policy` has no trainable variables: set `policy.trainable = True` or enable LoRA.")
