@@ -11,9 +11,9 @@ from keras_bond.families.family import to_the_left, widened
 ROUNDINGS = 32
 """How many roundings of the largest logit a log-probability may be off.
 
-The same sums in another order differ by a few roundings of their largest summand. 32 is four times the most that tiny models
-of 13 kinds showed (`benchmarks/families.py`); a mistake, such as a norm that is left out, is the size of the logits. In
-bfloat16, with 8 bits, that is an eighth of the largest logit, and float16's is a 32nd.
+The same sums in another order differ by a few roundings of their largest summand, in each of many layers; a mistake, such as
+a norm that is left out, is the size of the logits. 32 was chosen between the two, not fitted: in bfloat16 it is an eighth of
+the largest logit, in float16 a 32nd.
 """
 
 _PROVEN: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
