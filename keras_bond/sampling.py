@@ -42,12 +42,14 @@ class BestOfNSampler:
         temperature: > 0.
         stop_token_ids: `"auto"` (the tokenizer's) or a sequence of ids.
         chat_template: `None`, `"auto"`, or what `keras_bond.data.chat.template` takes: see `Rollout`.
+        family: how the policy is run, `"auto"` or a name: see `families.of`.
         batch_size: rows a compiled call; the last batch is filled up with repetitions, which are thrown away.
         seed: of the samples, an integer of at least 0. Call c of `generate` (from 0) draws from stream (seed, c): other
             samples each time; the same, to rounding, in a new sampler, on every backend and at every `batch_size`.
             A call that fails does not count.
         rollout: a `Rollout` of `policy` whose compiled programs are used, such as a trainer's (then the lengths, the
-            temperature, the stop tokens, the chat template and the prompts that are sampled at a time are its own).
+            temperature, the stop tokens, the chat template, the family and the prompts that are sampled at a time are its
+            own).
 
     Raises:
         ValueError: if the model is not supported or an argument is out of range.
@@ -74,6 +76,7 @@ class BestOfNSampler:
         temperature=1.0,
         stop_token_ids="auto",
         chat_template=None,
+        family="auto",
         batch_size=64,
         seed=0,
         rollout=None,
@@ -83,7 +86,8 @@ class BestOfNSampler:
         self.n, self.batch_size = check_at_least(1, n=n, batch_size=batch_size)
         self.seed = check_at_least(0, seed=seed)
         lengths = max_prompt_length, max_completion_length
-        self.rollout = rollout or Rollout(policy, *lengths, temperature, stop_token_ids, chat_template=chat_template)
+        how = {"chat_template": chat_template, "family": family}
+        self.rollout = rollout or Rollout(policy, *lengths, temperature, stop_token_ids, **how)
         self._calls = 0
 
     def generate(self, prompts, keep_candidates=False, verbose=1):

@@ -12,6 +12,7 @@ PACKAGE = pathlib.Path(__file__).parents[1] / "keras_bond"
 LEVELS = {
     "_checks": -1,
     "data": 0,
+    "families": 0,
     "ops": 0,
     "optimizers": 0,
     "presets": 0,
@@ -22,14 +23,15 @@ LEVELS = {
     "rollout": 1,
     "sampling": 2,
     "trainers": 2,
-    "callbacks": 3,
+    "callbacks": 4,
+    "checkpoints": 3,
     "evaluation": 3,
     "export": 3,
     "scale": 3,
     "tabular": 3,
-    "experiments": 4,
-    "cli": 5,
-    "__init__": 5,  # the package itself: whoever imports a name from it imports the top
+    "experiments": 5,
+    "cli": 6,
+    "__init__": 6,  # the package itself: whoever imports a name from it imports the top
 }
 FREE = {"cli", "__init__"}  # these may import anything of the house
 ONLY_IN_EXPERIMENTS = {"joblib", "matplotlib", "pandas", "papermill"}

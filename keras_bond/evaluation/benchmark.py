@@ -45,7 +45,7 @@ def benchmark(causal_lm, tasks, *, include_path=None, limit=None, num_fewshot=No
         apply_chat_template: whether the contexts are turns of a chat, by the adapter's `chat_template`.
         **adapter: of `harness.KerasHubLM`: `batch_size` (8, rows a compiled call), `max_length` (8192, tokens of context
             and continuation), `max_gen_toks` (256, where a task does not say it), `dtype`, `lora`, `seed` (0),
-            `chat_template` ("auto").
+            `chat_template` ("auto"), `family` ("auto").
 
     Returns:
         List of `Score`: tasks in the harness' order, then groups.

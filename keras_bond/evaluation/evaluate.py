@@ -26,8 +26,9 @@ class Evaluator:
         max_prompt_length, max_completion_length: tokens.
         temperature: > 0.
         chat_template: `None`, `"auto"`, or what `keras_bond.data.chat.template` takes, for policy and reference alike.
-        rollout: a `Rollout` of `policy` whose compiled programs are used (then lengths, temperature, chat template and
-            the prompts that are sampled at a time are its own).
+        family: how policy and reference are run, `"auto"` or a name: see `families.of`.
+        rollout: a `Rollout` of `policy` whose compiled programs are used (then lengths, temperature, chat template,
+            the policy's family and the prompts that are sampled at a time are its own).
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class Evaluator:
         max_completion_length=32,
         temperature=1.0,
         chat_template=None,
+        family="auto",
         seed=0,
         rollout=None,
     ):
@@ -54,7 +56,7 @@ class Evaluator:
         self.num_samples, self.batch_size = check_at_least(1, num_samples=num_samples, batch_size=batch_size)
         self.seed = check_at_least(0, seed=seed)
         lengths = max_prompt_length, max_completion_length, temperature
-        self.rollout = rollout or Rollout(policy, *lengths, chat_template=chat_template)
+        self.rollout = rollout or Rollout(policy, *lengths, chat_template=chat_template, family=family)
         self.table, encoded = self.rollout.read(prompts)
         check_reward(reward, self.table.columns)
         if reference is None:
@@ -63,10 +65,10 @@ class Evaluator:
         else:
             ours = self.rollout
             lengths = (ours.max_prompt_length, ours.max_completion_length, ours.temperature)
-            same = {"long_prompts": ours.long_prompts, "chat_template": ours.chat}
+            same = {"long_prompts": ours.long_prompts, "chat_template": ours.chat, "family": family}
             self.reference_rollout = Rollout(reference, *lengths, ours.stop_token_ids, **same)
             self._snapshot = None
-        vocabularies = [r.causal_lm.backbone.token_embedding.input_dim for r in (self.rollout, self.reference_rollout)]
+        vocabularies = [r.family.vocabulary_size for r in (self.rollout, self.reference_rollout)]
         if vocabularies[0] != vocabularies[1]:
             raise ValueError(
                 f"`policy` and `reference` must share one vocabulary. Received sizes {vocabularies[0]} and {vocabularies[1]}"
@@ -200,7 +202,8 @@ def evaluate(policy, reference, reward, prompts, num_samples=1, seed=0, best_of_
         seed: of the samples; the same uniforms on every backend.
         best_of_n: N, to estimate the KLs to Best-of-N as well; needs `num_reference_samples` above N (the paper: 32).
         **kwargs: of `Evaluator`: `num_reference_samples` (4), `batch_size` (64, prompts a compiled call),
-            `max_prompt_length` (64), `max_completion_length` (32), `temperature` (1.0), `chat_template` (`None`).
+            `max_prompt_length` (64), `max_completion_length` (32), `temperature` (1.0), `chat_template` (`None`), `family`
+            ("auto").
 
     Returns:
         `Evaluation`.

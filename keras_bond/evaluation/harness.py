@@ -71,7 +71,7 @@ class KerasHubLM(TemplateLM):
     Args:
         preset: a bundled preset's name, a preset's folder, the name of a KerasHub preset; or a `CausalLM`.
         batch_size: rows a compiled call; `"auto"` is 8.
-        max_length: tokens of context and continuation together.
+        max_length: tokens of context and continuation together; at most those that the model has positions for.
         max_gen_toks: tokens to generate where a task does not say it.
         dtype: of the weights of a preset that is loaded, such as `"bfloat16"`; by default, and for `"auto"`, as the preset
             has it.
@@ -79,6 +79,7 @@ class KerasHubLM(TemplateLM):
         seed: of the samples, where a task wants samples: request i draws from a stream of its own.
         chat_template: what `apply_chat_template` of the harness (`--apply_chat_template`) renders by: `"auto"`, or what
             `keras_bond.data.chat.template` takes.
+        family: how the model is run, `"auto"` or a name: see `families.of`.
         device: not used: the harness gives every model one, but Keras' backend has its own.
 
     Raises:
@@ -102,6 +103,7 @@ class KerasHubLM(TemplateLM):
         lora=None,
         seed=0,
         chat_template="auto",
+        family="auto",
         device=None,
     ):
         super().__init__()
@@ -124,11 +126,12 @@ class KerasHubLM(TemplateLM):
                 "`dtype` and `lora` are for a preset that is loaded: a model has its own. "
                 f"Received: dtype={dtype!r}, lora={lora!r}"
             )
-        self._chat_template = chat_template
+        self._chat_template, self._family = chat_template, family
         self._markers: list[str] = []
         self._rollouts: dict[_Choice, Rollout] = {}
         self._score = Program(self._score_function)
         self.rollout = self._rollout(_Choice(0))
+        self.max_length = min(self.max_length, self.rollout.family.longest or self.max_length)
         if lora is not None:
             self.causal_lm.backbone.load_lora_weights(str(lora))
         tokenizer = self.rollout.tokenizer
@@ -330,7 +333,9 @@ class KerasHubLM(TemplateLM):
         if choice not in self._rollouts:
             temperature, *truncation = choice
             draw = truncated_draw(*truncation) if temperature else greedy_tokens
-            self._rollouts[choice] = Rollout(self.causal_lm, sys.maxsize, self.max_gen_toks, temperature or 1.0, draw=draw)
+            lengths = sys.maxsize, self.max_gen_toks
+            how = {"draw": draw, "family": self._family}
+            self._rollouts[choice] = Rollout(self.causal_lm, *lengths, temperature or 1.0, **how)
         return self._rollouts[choice]
 
     def _bucket(self, length):

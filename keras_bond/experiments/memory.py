@@ -12,8 +12,8 @@ from typing import NamedTuple
 import keras
 import numpy as np
 
+from keras_bond import families
 from keras_bond.rollout import Rollout, Weights, using
-from keras_bond.rollout.decoder import new_cache
 from keras_bond.rollout.rollout import LOGITS_AT_ONCE
 from keras_bond.trainers import JBOND
 
@@ -228,7 +228,7 @@ def _kept(rollout: Rollout, width, budget):
 def _cache(policy, length):
     import jax
 
-    cache = jax.eval_shape(lambda: new_cache(policy.backbone, (1, length), policy.compute_dtype))
+    cache = jax.eval_shape(lambda: families.of(policy).new_cache(1, length))
     return _bytes(jax.tree.leaves(cache))
 
 

@@ -2,24 +2,27 @@
 
 Prompts are padded on the left, so that every completion starts in the same column: rows of different lengths advance in
 step, each has the full completion budget, and the positions to score are a slice. Rotary positions are relative, so a
-shifted row has the same distribution.
+shifted row has the same distribution. A family that cannot have padding there (`Family.pads_left`) samples in columns that
+start with the prompts: a row reads on while it has tokens of its prompt ahead, and draws from then on.
 """
 
 import functools
 import itertools
 import operator
+import sys
 from typing import Any, NamedTuple
 
 import keras
 import numpy as np
 from keras import ops
 
+from keras_bond import families
 from keras_bond._checks import check_at_least, check_number
 from keras_bond.data import Fitting, Table, bucket, encode, pad_left
 from keras_bond.data.chat import turn_ends
+from keras_bond.families.family import to_the_left, widened
 from keras_bond.ops import completion_mask, draw_tokens, in_chunks, in_turns, smallest_divisor, token_log_probs
 from keras_bond.rollout.adapters import differ_in_adapters_alone, join_sides, set_products, side_by_side, split_sides
-from keras_bond.rollout.decoder import SUPPORTED, decode, new_cache, write_columns
 from keras_bond.rollout.devices import fewest_rows, is_readable, on_one_cpu, spread_rows
 from keras_bond.rollout.functional import Program, Recorded, in_threads, using
 from keras_bond.rollout.sizes import row_sizes, segments
@@ -44,7 +47,7 @@ class Rollout:
     """Compiled sampling and scoring for one `CausalLM`, with the weights as arguments.
 
     Args:
-        causal_lm: a KerasHub `CausalLM` with a Gemma, Gemma 2 or Gemma 3 (text) backbone and its preprocessor.
+        causal_lm: a KerasHub `CausalLM` of text, with its preprocessor.
         max_prompt_length: tokens, the start token included.
         max_completion_length: tokens, the stop token included.
         temperature: > 0, divides the logits when sampling and when scoring.
@@ -58,9 +61,12 @@ class Rollout:
         chat_template: how conversations become text: `None`, they are refused, and prompts of text are seen as they are;
             `"auto"`, the template of the model's family, or of the folder that `presets.load` had it from; or what
             `data.chat.template` takes. With a template, a prompt of text is one message of the user.
+        family: how the model is run: `"auto"` (the fastest way that is known) or the name of a family, such as `"generic"`,
+            see `families.of`; it is held to the model's own logits, see `families.prove`. Or a `families.Family`, as it is.
 
     Raises:
-        ValueError: if the model is not supported or an argument is out of range.
+        ValueError: if the model is not supported or an argument is out of range; if the family says something else than the
+            model.
     """
 
     def __init__(
@@ -74,33 +80,13 @@ class Rollout:
         sampling_batch_size=None,
         long_prompts="error",
         chat_template=None,
+        family="auto",
     ):
-        backbone = getattr(causal_lm, "backbone", None)
-        if not isinstance(backbone, SUPPORTED):
-            raise ValueError(
-                "The policy must be a KerasHub `CausalLM` with a Gemma, Gemma 2 or Gemma 3 backbone, such as "
-                "`keras_hub.models.GemmaCausalLM.from_preset(...)`. "
-                f"Received: {type(causal_lm).__name__} with backbone {type(backbone).__name__}"
-            )
+        self.family = family if isinstance(family, families.Family) else families.of(causal_lm, family)
         if getattr(causal_lm, "preprocessor", None) is None:
             raise ValueError(
                 "The policy needs its `preprocessor`, whose tokenizer turns prompts into tokens. Received a "
                 f"`{type(causal_lm).__name__}` with preprocessor=None: load it with `from_preset`."
-            )
-        if getattr(backbone, "vision_encoder", None) is not None:
-            raise ValueError("Only text models are supported: load the Gemma 3 preset whose name ends in `_text`.")
-        if getattr(backbone, "use_bidirectional_attention", False):
-            raise ValueError(
-                "The policy must be a model that writes, each of whose tokens sees those before it. Received: a backbone "
-                "that embeds texts, with use_bidirectional_attention=True"
-            )
-        theirs = {
-            type(layer) for layer in backbone.transformer_layers if not type(layer).__module__.startswith("keras_hub.")
-        }
-        if theirs:
-            raise ValueError(
-                "The layers of the policy's backbone must be KerasHub's own: their parts are run here, not their `call`. "
-                f"Received: {', '.join(sorted(layer.__name__ for layer in theirs))}"
             )
         self.max_prompt_length = check_at_least(1, max_prompt_length=max_prompt_length)
         self.max_completion_length = check_at_least(1, max_completion_length=max_completion_length)
@@ -115,9 +101,8 @@ class Rollout:
         self.fitting()  # or an error
         self.turns = Turns(causal_lm, chat_template)
         self.stop_token_ids = self._stop_token_ids(stop_token_ids)
-        set_products(causal_lm)
+        self._take_family(proved=self.family is family)
         self._draw = draw
-        self._vocabulary_size = causal_lm.backbone.token_embedding.input_dim
         self._sample = Program(self._sample_function)
         self._begin = Program(self._begin_function)
         self._go_on = Program(self._go_on_function, donated=2)
@@ -215,14 +200,15 @@ class Rollout:
         Returns:
             A list with the `Completions` of each source: B S rows, the S samples of a prompt next to each other.
         """
-        few = len(segments(sources[0][1].shape[2])) == 1
-        sources = [(weights, *_tensors(uniforms)) for weights, uniforms in sources]
+        budget, ahead = sources[0][1].shape[2], self._ahead(prompt_ids.shape[1])
+        few = len(self._widths(budget + ahead, ahead)) == 1
+        sources = [(weights, widened(_tensors(uniforms)[0], ahead, axis=2)) for weights, uniforms in sources]
         prompt, uniforms = _tensors(prompt_ids, prompt_mask), sources[0][1]
         passes = [sources] if differ_in_adapters_alone(self.causal_lm) else [[source] for source in sources]
         sample = self._sample if few or not is_readable(uniforms) else self._sample_in_segments
         run = in_threads if on_one_cpu(uniforms) else itertools.starmap
         sampled = run(sample, [(one, *prompt) for one in passes])
-        return [Completions(*fields) for of_pass in sampled for fields in of_pass]
+        return [Completions(*(field[:, :budget] for field in fields)) for of_pass in sampled for fields in of_pass]
 
     def completion_bucket(self, length):
         """The width that completions of at most `length` tokens are cut to: one of few, see `data.bucket`."""
@@ -250,20 +236,14 @@ class Rollout:
     def hidden(self, prompt_ids, prompt_mask, completion_ids):
         """(B S, T, D): the last hidden state before each completion token, from the model's present weights.
 
-        `completion_ids` (B S, T): the S completions of a prompt next to each other. They share the pass of their prompt, but
-        for its last token.
+        `completion_ids` (B S, T): the S completions of a prompt next to each other. In a fast family they share the pass of
+        their prompt, but for its last token.
         """
-        (prompts, width), (rows, length) = prompt_ids.shape, completion_ids.shape
-        read = width - 1 if rows > prompts else 0
-        of_prompts = prompt_ids[:, read:], prompt_mask, self._prefill(prompt_ids[:, :read], prompt_mask[:, :read])
-        rest, mask, cache = keras.tree.map_structure(lambda array: ops.repeat(array, rows // prompts, axis=0), of_prompts)
-        ids = ops.concatenate([rest, completion_ids[:, :-1]], axis=1)
-        hidden, _ = decode(self.causal_lm.backbone, ids, cache, read, _with_completion(mask, length))
-        return hidden[:, width - 1 - read :]
+        return self.family.hidden(prompt_ids, prompt_mask, completion_ids)
 
     def logits(self, hidden):
         """(..., V): the logits of the token that follows each hidden state (..., D)."""
-        return self.causal_lm.backbone.token_embedding(hidden, reverse=True)
+        return self.family.logits(hidden)
 
     def by_position(self, function, *arrays):
         """`function(*arrays)`, position by position of (B, T, ...) arrays, a chunk of positions at a time.
@@ -272,7 +252,7 @@ class Rollout:
         forward and backward. It returns (N,) arrays; these come back as (B, T).
         """
         batch_size, length = arrays[0].shape[:2]
-        count = smallest_divisor(length, batch_size * length * self._vocabulary_size / LOGITS_AT_ONCE)
+        count = smallest_divisor(length, batch_size * length * self.family.vocabulary_size / LOGITS_AT_ONCE)
         result = in_chunks(function, [ops.swapaxes(array, 0, 1) for array in arrays], count)
         return keras.tree.map_structure(ops.transpose, result)
 
@@ -282,11 +262,6 @@ class Rollout:
         return self.by_position(
             lambda h, ids: token_log_probs(self.logits(h), ids, self.temperature), hidden, completion_ids
         )
-
-    def _prefill(self, token_ids, mask):
-        """Keys and values of tokens (B, q) whose own hidden states are not needed, q >= 0: see `decode`."""
-        cache = new_cache(self.causal_lm.backbone, (token_ids.shape[0], 0), self.causal_lm.compute_dtype)
-        return decode(self.causal_lm.backbone, token_ids, cache, 0, mask)[1] if token_ids.shape[1] else cache
 
     def _score_function(self, weights, prompt_ids, prompt_mask, completion_ids):
         with using(self.causal_lm, weights):
@@ -331,7 +306,8 @@ class Rollout:
     def _in_segments(self, sources, prompt_ids, prompt_mask):
         """Token ids and log-probs (R, T) of all sources' rows, which share a pass."""
         weights, uniforms = map(list, zip(*sources, strict=True))
-        widths, uniforms = segments(uniforms[0].shape[2]), join_sides(uniforms)
+        widths = self._widths(uniforms[0].shape[2], self._ahead(prompt_ids.shape[1]))
+        uniforms = join_sides(uniforms)
         sizes = row_sizes(uniforms.shape[0], fewest_rows(uniforms))
         first = [(of_source, numbers[:, :, : widths[0]]) for of_source, numbers in sources]
         fixed, state, progress = self._begin(first, prompt_ids, prompt_mask, sizes[1])
@@ -353,7 +329,7 @@ class Rollout:
             if steps == widths[0]:
                 more, widths = widths[1] - steps, widths[1:]
                 rows[2:] = self._widened(rows[2:], more)
-                _replace(cache, functools.partial(_widened, more=more))
+                self.family.widen(cache, more)
             state, progress = self._go_on(weights, fixed, (step, cache, *rows), sizes[1])
 
     def _put_together(self, parts, budget):
@@ -369,54 +345,70 @@ class Rollout:
     def _widened(self, sampled, more):
         """(token_ids, log_probs) with more columns."""
         token_ids, log_probs = sampled
-        return [_widened(token_ids, more, self.tokenizer.pad_token_id), _widened(log_probs, more)]
+        return [widened(token_ids, more, self.tokenizer.pad_token_id), widened(log_probs, more)]
+
+    def _ahead(self, width):
+        """How many columns sampling has beside those of the completion: where prompts start it, all but their first."""
+        return 0 if self.family.pads_left else width - 1
+
+    def _widths(self, budget, ahead):
+        """The widths that a pass of `budget` columns grows to; the first holds the prompts, of `ahead` columns."""
+        return [width for width in segments(budget) if width > ahead]
 
     def _begin_function(self, sources, prompt_ids, prompt_mask, fewer):
         """Reads the prompts, and draws as many tokens as there are uniforms, for all samples of all sources in one loop.
 
         Returns:
-            ((own, prompt_mask), state, progress): what stays, for every sample, those of a prompt side by side; and as
-            `_draw_tokens` returns.
+            (fixed, state, progress): what stays, for every sample, those of a prompt side by side, as `_go_on_function`
+            takes it, but for the uniforms; and as `_go_on_function` returns.
         """
         weights, uniforms = map(list, zip(*sources, strict=True))
         counts, once = [of_source.shape[1] for of_source in uniforms], [1] * len(sources)
         own = ops.tile(ops.eye(len(sources)), (prompt_ids.shape[0], 1))
-        prompt_ids, prompt_mask = (ops.repeat(rows, len(sources), axis=0) for rows in (prompt_ids, prompt_mask))
-        cache = self._read(weights, own, prompt_ids[:, :-1], prompt_mask[:, :-1])  # the first step takes the last token
+        prompt_ids, mask = (ops.repeat(rows, len(sources), axis=0) for rows in (ops.cast(prompt_ids, "int32"), prompt_mask))
+        first = prompt_ids.shape[1] - 1
+        if self.family.pads_left:
+            cache = self._read(weights, own, prompt_ids[:, :-1], mask[:, :-1])
+            prompt_ids, ahead = prompt_ids[:, -1:], ops.zeros_like(prompt_ids[:, 0])  # the first step takes the last token
+        else:
+            prompt_ids, lengths = to_the_left(prompt_ids, mask)
+            cache, mask, ahead = self._read(weights, own, prompt_ids[:, :-1], mask[:, :-1]), mask[:, :1], lengths - 1
+        start = ops.min(ahead) if self.family.reads_ahead else ops.convert_to_tensor(0, "int32")
 
         def for_every_sample(rows):
             sides = zip(split_sides(rows, once), counts, strict=True)
             return join_sides([ops.repeat(side, count, axis=1) for side, count in sides])
 
-        token, prompt_mask, own, cache = keras.tree.map_structure(
-            for_every_sample, (ops.cast(prompt_ids[:, -1], "int32"), prompt_mask, own, cache)
-        )
+        fixed, cache = keras.tree.map_structure(for_every_sample, ((own, mask, prompt_ids, ahead), cache))
+        own, mask, prompt_ids, ahead = fixed
         uniforms = join_sides(uniforms)
-        width = uniforms.shape[1]
+        self.family.widen(cache, mask.shape[1] - 1 + uniforms.shape[1] - first)
         state = (
-            ops.convert_to_tensor(0, "int32"),
-            keras.tree.map_structure(lambda array: _widened(array, width), cache),
-            token,
-            ops.zeros(token.shape, "bool"),
+            start,
+            cache,
+            ops.take(prompt_ids, start, axis=1),
+            ops.zeros(ahead.shape, "bool"),
             ops.full(uniforms.shape, self.tokenizer.pad_token_id, "int32"),
             ops.zeros(uniforms.shape, "float32"),
         )
-        return (own, prompt_mask), *self._go_on_function(weights, (own, prompt_mask, uniforms), state, fewer)
+        return fixed, *self._go_on_function(weights, (*fixed, uniforms), state, fewer)
 
     def _go_on_function(self, weights, fixed, state, fewer):
         """Draws tokens until the state has no more columns for them, or no more rows than `fewer` are unfinished.
 
         Args:
             weights: of the sources.
-            fixed: (own, prompt_mask, uniforms): see `side_by_side`; (R, P); (R, T) with T at least the state's width.
-            state: (step, cache, token, done, token_ids, log_probs): how many tokens have been drawn, keys and values, and of
-                each row the last token (R,), whether it has stopped (R,), and all that was drawn (R, width).
+            fixed: (own, mask, prompt_ids, ahead, uniforms): see `side_by_side`; (R, P), of the columns up to the first token
+                that is taken; (R, Q), that token and what is read after it; (R,), how many tokens a row reads before it
+                draws; (R, T) with T at least the state's width.
+            state: (step, cache, token, done, token_ids, log_probs): how many tokens have been read or drawn, keys and
+                values, and of each row the last token (R,), whether it has stopped (R,), and all that was drawn (R, width).
             fewer: int.
 
         Returns:
-            (state, progress): the latter (tokens that have been drawn, rows that are unfinished).
+            (state, progress): the latter (tokens that have been read or drawn, rows that are unfinished).
         """
-        own, prompt_mask, uniforms = fixed
+        own, mask, prompt_ids, ahead, uniforms = fixed
         width = state[4].shape[1]
 
         def unfinished(done):
@@ -425,26 +417,45 @@ class Rollout:
         def goes_on(step, cache, token, done, token_ids, log_probs):
             return ops.logical_and(step < width, unfinished(done) > fewer)
 
-        fixed = weights, own, uniforms, _with_completion(prompt_mask, width)
+        fixed = weights, own, uniforms, widened(ops.cast(mask, "int32"), width - 1, 1), prompt_ids, ahead
         state = self._next_token.repeat(goes_on, fixed, state)
         return state, ops.stack([state[0], unfinished(state[3])])
 
     def _read_function(self, weights, own, prompt_ids, prompt_mask):
         with side_by_side(self.causal_lm, weights, own):
-            return self._prefill(prompt_ids, prompt_mask)
+            return self.family.read(prompt_ids, prompt_mask)
 
-    def _next_token_function(self, weights, own, uniforms, mask, step, cache, token, done, token_ids, log_probs):
-        column = mask.shape[1] - token_ids.shape[1] + step
+    def _next_token_function(
+        self, weights, own, uniforms, mask, prompt_ids, ahead, step, cache, token, done, token_ids, log_probs
+    ):
+        column, width = mask.shape[1] - token_ids.shape[1] + step, token_ids.shape[1]
         with side_by_side(self.causal_lm, weights, own):
-            hidden, cache = decode(self.causal_lm.backbone, ops.expand_dims(token, 1), cache, column, mask)
-            logits = self.logits(hidden)[:, 0]
-        token, log_prob = self._draw(logits, ops.take(uniforms, step, axis=1), self.temperature)
+            logits, cache = self.family.step(token, cache, column, mask)
+        place = ops.expand_dims(step - ahead, 1)  # of the row's token in its completion
+        numbers = ops.take_along_axis(uniforms, ops.maximum(place, 0), axis=1)[:, 0]
+        token, log_prob = self._draw(logits, numbers, self.temperature)
         token, log_prob = ops.where(done, self.tokenizer.pad_token_id, token), ops.where(done, 0.0, log_prob)
-        token_ids = write_columns(token_ids, step, ops.expand_dims(token, 1))
-        log_probs = write_columns(log_probs, step, ops.expand_dims(log_prob, 1))
+        here = ops.equal(ops.arange(width, dtype="int32"), place)
+        token_ids = ops.where(here, ops.expand_dims(token, 1), token_ids)
+        log_probs = ops.where(here, ops.expand_dims(log_prob, 1), log_probs)
+        reads = step < ahead
         for stop in self.stop_token_ids:
-            done = ops.logical_or(done, ops.equal(token, stop))
-        return step + 1, cache, token, done, token_ids, log_probs
+            done = ops.logical_or(done, ops.logical_and(ops.equal(token, stop), ops.logical_not(reads)))
+        following = ops.take(prompt_ids, ops.minimum(step + 1, prompt_ids.shape[1] - 1), axis=1)
+        return step + 1, cache, ops.where(reads, following, token), done, token_ids, log_probs
+
+    def _take_family(self, proved):
+        together = self.max_prompt_length + self.max_completion_length
+        if self.family.longest is not None and self.family.longest < together < sys.maxsize:  # which stands for no limit
+            raise ValueError(
+                f"`max_prompt_length` and `max_completion_length` must together be at most {self.family.longest}, the "
+                "tokens that the policy has positions for. "
+                f"Received: {self.max_prompt_length} and {self.max_completion_length}"
+            )
+        if self.family.name != "generic":
+            set_products(self.causal_lm)
+        if not proved:
+            families.prove(self.family)
 
     def _stop_token_ids(self, stop_token_ids):
         if not (isinstance(stop_token_ids, str) and stop_token_ids == "auto"):
@@ -466,16 +477,6 @@ class Rollout:
                 f"Received: stop_token_ids={stop_token_ids!r}"
             )
         return tuple(turn_ends(self.tokenizer))
-
-
-def _with_completion(prompt_mask, length):
-    """The mask of the prompts and of `length` tokens from the last of theirs on; of the completion all are seen."""
-    return ops.pad(ops.cast(prompt_mask, "int32"), ((0, 0), (0, length - 1)), constant_values=1)
-
-
-def _widened(array, more, value=0):
-    """`array` (R, columns, ...) with more columns."""
-    return ops.pad(array, [(0, 0), (0, more), *[(0, 0)] * (len(array.shape) - 2)], constant_values=value)
 
 
 def _replace(cache, function):

@@ -70,7 +70,7 @@ class AlignmentTrainer(StateSaving, BackendTrainer, keras.Model):
     """A `keras.Model` whose `fit` takes prompts, samples from policy and anchor, and descends `objective`.
 
     Args:
-        policy: a KerasHub `CausalLM` with a Gemma, Gemma 2 or Gemma 3 text backbone. It is trained in place.
+        policy: a KerasHub `CausalLM` of text. It is trained in place.
         reward: `f(prompts, completions, **columns) -> B numbers`, called by name; see `keras_bond.rewards.Reward`.
         anchor: a `keras_bond.anchors.Anchor`. A `FrozenAnchor` is the reference itself, and is held once.
         num_anchor_samples: k, samples of the anchor per prompt, y_1 ... y_k; may be 0.
@@ -95,6 +95,7 @@ class AlignmentTrainer(StateSaving, BackendTrainer, keras.Model):
             `"auto"`, or what `keras_bond.data.chat.template` takes. Completions stop at the end of the turn.
         sampler: only `"random"`: the log-probabilities must be those of the distribution sampled from.
         seed: of prompts' order, policy samples and anchor samples.
+        family: how the policy is run, `"auto"` or the name of a family, such as `"generic"`: see `rollout.Rollout`.
 
     The logs of a step hold the values of that step; those of an epoch their mean over it. Names and units:
     `reward`, `anchor_reward` (mean), `reward_std` (over the batch), `abstained` (share of all samples whose reward is
@@ -134,6 +135,7 @@ class AlignmentTrainer(StateSaving, BackendTrainer, keras.Model):
         chat_template=None,
         sampler="random",
         seed=0,
+        family="auto",
         name=None,
         **kwargs,
     ):
@@ -152,6 +154,7 @@ class AlignmentTrainer(StateSaving, BackendTrainer, keras.Model):
             sampling_batch_size=sampling_batch_size,
             long_prompts=long_prompts,
             chat_template=chat_template,
+            family=family,
         )
         if not policy.trainable_variables:
             raise ValueError("`policy` has no trainable variables: set `policy.trainable = True` or enable LoRA.")
@@ -495,7 +498,12 @@ class AlignmentTrainer(StateSaving, BackendTrainer, keras.Model):
         if not any(isinstance(c, keras.callbacks.ProgbarLogger) for c in callbacks):
             callbacks.append(ProgressBar())
         callbacks.append(Guards())
-        with self._feeding(feed):
+        callbacks.sort(key=lambda callback: hasattr(callback, "in_fit"))  # a checkpoint is of what all others have seen
+        with self._feeding(feed), contextlib.ExitStack() as around, warnings.catch_warnings():
+            for callback in callbacks:
+                if hasattr(callback, "in_fit"):
+                    around.enter_context(callback.in_fit(self, callbacks))
+            warnings.filterwarnings("ignore", message="Your input ran out of data")  # a first epoch that goes on midway
             return super().fit(
                 feed, epochs=epochs, verbose=verbose, callbacks=callbacks, shuffle=False, initial_epoch=initial_epoch
             )
@@ -557,6 +565,7 @@ class AlignmentTrainer(StateSaving, BackendTrainer, keras.Model):
             "temperature": self.rollout.temperature,
             "stop_token_ids": list(self.rollout.stop_token_ids),
             "chat_template": keras.saving.serialize_keras_object(self.rollout.chat),
+            "family": self.rollout.family.name,
             "seed": self.seed,
         }
 

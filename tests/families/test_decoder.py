@@ -6,8 +6,10 @@ import pytest
 import tiny
 from keras import ops
 
+from keras_bond import families
+from keras_bond.families.decoder import write_columns
+from keras_bond.families.gemma import add
 from keras_bond.rollout import Rollout
-from keras_bond.rollout.decoder import add, decode, new_cache, write_columns
 
 
 @pytest.mark.parametrize("index", [0, 1, 3, 4, ops.convert_to_tensor(1, "int32")], ids=str)
@@ -42,8 +44,9 @@ def test_a_window_is_a_mask_of_the_tokens_at_hand_once_for_all_layers(kind):
                 yield from masks(inner)
 
     def masks_of(model):
-        mask, cache = ops.ones((3, 11), "int32"), new_cache(model.backbone, (3, 11), "float32")
-        token = lambda column: decode(model.backbone, ops.ones((3, 1), "int32"), cache, column, mask)[0]  # noqa: E731
+        family, mask = families.of(model), ops.ones((3, 11), "int32")
+        cache = family.new_cache(3, 11)
+        token = lambda column: family.decode(ops.ones((3, 1), "int32"), cache, column, mask)[0]  # noqa: E731
         return [*masks(jax.make_jaxpr(token)(np.int32(7)).jaxpr)]
 
     made, plain = masks_of(tiny.causal_lm(kind)), masks_of(tiny.causal_lm("gemma"))
