@@ -1,6 +1,7 @@
 """Callbacks for `fit`."""
 
+from keras_bond.callbacks.checkpoint import Checkpoint
 from keras_bond.callbacks.evaluate_every import EvaluateEvery
 from keras_bond.callbacks.step_logger import StepLogger
 
-__all__ = ["EvaluateEvery", "StepLogger"]
+__all__ = ["Checkpoint", "EvaluateEvery", "StepLogger"]

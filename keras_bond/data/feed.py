@@ -91,7 +91,7 @@ class Feed(keras.utils.PyDataset):
         else:
             self._source = _FromTable(Table(prompts), encode, fitting, seed if training and shuffle else None)
         self._length = num_batches or -(-len(self._source) // batch_size)
-        self._first, self._epoch = None, -1
+        self._first, self._epoch, self._skipped = None, -1, 0
 
     @property
     def columns(self):
@@ -103,12 +103,17 @@ class Feed(keras.utils.PyDataset):
         if self._epoch == 0:  # not before: a callback may load another place when training begins
             self._first = self._start()
 
+    def skip(self, batches):
+        """Leave out so many batches of the first epoch, which were drawn before `start`."""
+        self._skipped = batches
+
     def __len__(self):
-        return self._length
+        return self._length - (self._skipped if self._epoch <= 0 else 0)
 
     def __getitem__(self, index):
         first = self._start() if self._first is None else self._first
-        first += (max(self._epoch, 0) * self._length + index) * self.batch_size
+        batches = self._epoch * self._length - self._skipped if self._epoch > 0 else 0
+        first += (batches + index) * self.batch_size
         last = first + self.batch_size if self.training else min(first + self.batch_size, len(self._source))
         part, parts = self._share
         places = np.pad(np.arange(first, last, dtype="int32"), (0, (first - last) % self._multiple), constant_values=FILLER)

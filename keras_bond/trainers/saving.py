@@ -107,6 +107,29 @@ class StateSaving(keras.Model):
             groups["optimizer_variables"] = self.optimizer.variables
         return groups
 
+    def named_state(self):
+        """Name -> variable of all that a run changes: what a checkpoint holds. The policy's frozen weights are not in it.
+
+        The names are the same in every process, whatever was made in it before.
+        """
+        groups = self._state_variables()
+        paths = [variable.path for variable in self.policy.trainable_variables]
+        shadows = {"anchor": self.anchor} | ({} if self.reference is self.anchor else {"reference": self.reference})
+        named = [(f"policy/{v.path}", v) for v in self.policy.trainable_variables]
+        for name, anchor in shadows.items():
+            named += [(f"{name}/{path}", shadow) for path, shadow in zip(paths, anchor.shadows, strict=True)]
+            named.append((f"{name}/updates", anchor.updates))
+        named += [
+            ("cursor", self.cursor),
+            ("seeds/policy", self.policy_seed.state),
+            ("seeds/anchor", self.anchor_seed.state),
+        ]
+        taken = {id(variable) for variable in self.policy.variables} | {id(variable) for _, variable in named}
+        rest = {id(v): v for v in (*groups["non_trainable_variables"], *self._unsaved_by_keras()) if id(v) not in taken}
+        named += [(f"other/{i:04d}/{v.name}", v) for i, v in enumerate(rest.values())]
+        named += [(f"optimizer/{i:04d}/{v.name}", v) for i, v in enumerate(groups.get("optimizer_variables", []))]
+        return dict(named)
+
     def get_compile_config(self):
         return {"optimizer": keras.saving.serialize_keras_object(self.optimizer)} if self.compiled else {}
 
