@@ -10,6 +10,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "BOND",
+    "GRPO",
     "JBOND",
     "AlignmentTrainer",
     "BestOfNSFT",
@@ -34,7 +35,7 @@ __all__ = [
     "trainers",
 ]
 
-_TRAINERS = ("BOND", "JBOND", "AlignmentTrainer", "BestOfNSFT", "IterativeBOND", "Reinforce")
+_TRAINERS = ("BOND", "GRPO", "JBOND", "AlignmentTrainer", "BestOfNSFT", "IterativeBOND", "Reinforce")
 _FROM = {**dict.fromkeys(_TRAINERS, "trainers"), "BestOfNSampler": "sampling"}
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ if TYPE_CHECKING:
         trainers,
     )
     from keras_bond.sampling import BestOfNSampler
-    from keras_bond.trainers import BOND, JBOND, AlignmentTrainer, BestOfNSFT, IterativeBOND, Reinforce
+    from keras_bond.trainers import BOND, GRPO, JBOND, AlignmentTrainer, BestOfNSFT, IterativeBOND, Reinforce
 
 
 def __getattr__(name):

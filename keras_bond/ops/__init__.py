@@ -10,7 +10,7 @@ from keras_bond.ops.best_of_n import (
 from keras_bond.ops.chunks import in_chunks, in_turns, smallest_divisor
 from keras_bond.ops.divergences import backward_kl_loss, forward_kl_loss, jeffreys_loss, kl_loss
 from keras_bond.ops.frontier import frontier_efficiency, frontier_kl, frontier_win_rate, kl_efficiency
-from keras_bond.ops.policy_gradient import leave_one_out_baseline, reinforce_loss
+from keras_bond.ops.policy_gradient import group_advantages, leave_one_out_baseline, reinforce_loss
 from keras_bond.ops.quantiles import (
     bond_reward,
     expected_jbond_reward,
@@ -46,6 +46,7 @@ __all__ = [
     "frontier_kl",
     "frontier_win_rate",
     "greedy_tokens",
+    "group_advantages",
     "in_chunks",
     "in_turns",
     "is_valid",

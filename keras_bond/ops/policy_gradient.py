@@ -71,3 +71,33 @@ def reinforce_loss(log_prob, returns, valid=None):
     valid = is_valid(returns) if valid is None else ops.convert_to_tensor(valid, "bool")
     baseline = leave_one_out_baseline(ops.where(valid, returns, float("nan")))
     return -valid_mean(ops.where(valid, returns - baseline, 0.0) * log_prob, valid)
+
+
+def group_advantages(rewards, epsilon=1e-4):
+    """Rewards normalised among the m samples of a prompt.
+
+        A_i = (r_i - mean_j r_j) / (std_j r_j + epsilon),   std^2 = sum_j (r_j - mean)^2 / (m - 1)
+
+    Args:
+        rewards: (B, m), or less a constant for each prompt. NaN is a sample that has no reward, and is nobody's other.
+        epsilon: > 0, in units of reward: where all rewards of a prompt are equal, the advantages are 0.
+
+    Returns:
+        (B, m): NaN where there is no reward, and where no other sample of the prompt has one.
+
+    Example:
+
+    >>> [round(float(a), 2) for a in group_advantages([[0.0, 0.0, 1.0, 1.0]])[0]]
+    [-0.87, -0.87, 0.87, 0.87]
+
+    Source: Shao et al., "DeepSeekMath" (arXiv 2402.03300), equation 3 and section 4.1.
+    """
+    rewards = as_float(rewards)
+    if len(rewards.shape) != 2:
+        raise ValueError(f"`rewards` must have shape (batch, m). Received: rewards.shape={tuple(rewards.shape)}")
+    valid = is_valid(rewards)
+    count = ops.sum(ops.cast(valid, rewards.dtype), axis=1, keepdims=True)
+    mean = ops.sum(ops.where(valid, rewards, 0.0), axis=1, keepdims=True) / ops.maximum(count, 1.0)
+    centred = ops.where(valid, rewards - mean, 0.0)
+    variance = ops.sum(ops.square(centred), axis=1, keepdims=True) / ops.maximum(count - 1, 1.0)
+    return ops.where(ops.logical_and(valid, count > 1), centred / (ops.sqrt(variance) + epsilon), float("nan"))

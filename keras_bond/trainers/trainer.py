@@ -184,6 +184,7 @@ class AlignmentTrainer(StateSaving, BackendTrainer, keras.Model):
         names = (*METRICS, *(ANCHOR_METRICS if num_anchor_samples else ()), *self.parts)
         self._means = [keras.metrics.Mean(name=metric, dtype="float32") for metric in names]
         self._feed: Any = None
+        self._trajectory = lambda: None
         self.built = True
 
     @property
@@ -285,6 +286,15 @@ class AlignmentTrainer(StateSaving, BackendTrainer, keras.Model):
     def observe(self, trajectory):
         """Called with every trajectory after the policy has been trained on it: here a learned quantile learns."""
 
+    @property
+    def trajectory(self):
+        """The `Trajectory` of the last update; `None` before the first."""
+        return self._trajectory()
+
+    def _after_step(self, trajectory):
+        self._trajectory = lambda: trajectory  # out of Keras' sight
+        self.observe(trajectory)
+
     def _drawn_from(self):
         return [self.policy_seed.state, self.anchor_seed.state, self.cursor]
 
@@ -312,7 +322,7 @@ class AlignmentTrainer(StateSaving, BackendTrainer, keras.Model):
     def make_train_function(self, force=False):
         if self.train_function is None or force:
             super().make_train_function(force=force)
-            self.train_function = self._collect_before(self.train_function, self.observe)
+            self.train_function = self._collect_before(self.train_function, self._after_step)
 
     def make_test_function(self, force=False):
         if self.test_function is None or force:

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from keras import ops
 
-from keras_bond.ops import leave_one_out_baseline, reinforce_loss
+from keras_bond.ops import group_advantages, leave_one_out_baseline, reinforce_loss
 
 
 @pytest.mark.parametrize("size", [2, 3, 16])
@@ -85,3 +85,20 @@ def test_the_gradient_of_a_matrix_is_rloo(gradient):
     found = gradient(lambda x: reinforce_loss(x, returns), log_prob)
     difference = (returns[:, 0] - returns[:, 1])[:, None]  # with two samples each is the other's baseline
     np.testing.assert_allclose(found, -np.hstack([difference, -difference]) / 8, rtol=1e-5)
+
+
+def test_group_advantages_against_numpy():
+    rng = np.random.default_rng(3)
+    rewards = rng.normal(size=(5, 4)).astype("float32")
+    rewards[1, 2], rewards[2, 1:], rewards[3], rewards[4] = np.nan, np.nan, np.nan, 0.5
+    found = ops.convert_to_numpy(group_advantages(rewards))
+    for row, of_row in zip(rewards.astype("float64"), found, strict=True):
+        there = ~np.isnan(row)
+        if there.sum() > 1:
+            expected = (row[there] - row[there].mean()) / (row[there].std(ddof=1) + 1e-4)
+            np.testing.assert_allclose(of_row[there], expected, rtol=1e-5)
+        assert np.isnan(of_row[~there]).all()
+    assert np.isnan(found[2]).all()
+    np.testing.assert_array_equal(found[4], 0)
+    with pytest.raises(ValueError, match=r"`rewards` must have shape \(batch, m\). Received: rewards.shape=\(4,\)"):
+        group_advantages(rewards[0])

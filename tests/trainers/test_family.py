@@ -1,12 +1,14 @@
 """What every algorithm shares, and what sets each apart."""
 
+from types import SimpleNamespace
+
 import keras
 import numpy as np
 import pytest
 import tiny
 from keras import ops
 
-from keras_bond import BOND, JBOND, BestOfNSFT, IterativeBOND, Reinforce
+from keras_bond import BOND, GRPO, JBOND, BestOfNSFT, IterativeBOND, Reinforce
 from keras_bond.anchors import FrozenAnchor
 from keras_bond.callbacks import EvaluateEvery
 from keras_bond.evaluation import Evaluator
@@ -23,6 +25,7 @@ FAMILY = {
     "IterativeBOND": (IterativeBOND, {"n": 2, "period": 2, "quantiles": MonteCarlo(4)}),
     "BestOfNSFT": (BestOfNSFT, {"n": 3}),
     "Reinforce": (Reinforce, {"beta_rl": 0.05}),
+    "GRPO": (GRPO, {"num_samples": 4}),
 }
 
 
@@ -166,6 +169,28 @@ def test_bond_depends_on_the_order_of_rewards_alone():
     for trainer in (plain, monotone):
         trainer.fit(PROMPTS, batch_size=8, steps_per_epoch=3, verbose=0)
     assert_equal(values(plain.policy.variables), values(monotone.policy.variables))
+
+
+@pytest.mark.any_backend
+def test_grpo_is_its_formula():
+    rng, m = np.random.default_rng(0), 4
+    trainer = trainer_of("GRPO", beta_rl=0.3)
+    log_prob, reference = rng.normal(-3, 1, (2, 8)).astype("float32")
+    lengths = rng.integers(1, 5, 8)
+    rewards = rng.normal(size=8).astype("float32")
+    trajectory = SimpleNamespace(
+        relative_reward=rewards, reference_log_prob=reference, completion_mask=np.arange(4) < lengths[:, None]
+    )
+    variable = keras.Variable(log_prob)
+
+    def loss():
+        return trainer.objective(SimpleNamespace(log_prob=variable + 0.0), trajectory)[0]
+
+    (gradient,) = tiny.gradients(loss, [variable])
+    groups, ratio = rewards.reshape(-1, m).astype("float64"), log_prob - reference
+    advantages = ((groups - groups.mean(1, keepdims=True)) / (groups.std(1, ddof=1, keepdims=True) + 1e-4)).ravel()
+    others = (ratio.sum() - ratio) / 7
+    np.testing.assert_allclose(gradient, (-advantages / lengths + 0.3 * (ratio - others)) / 8, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", tiny.on_all_backends(["BOND, learned"], ["BOND, learned", "Reinforce"]))
