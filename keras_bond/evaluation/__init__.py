@@ -9,6 +9,7 @@ from keras_bond.evaluation.calibration import CalibrationBin, calibration
 from keras_bond.evaluation.estimates import UNITS, Estimate, distinct_n
 from keras_bond.evaluation.evaluate import Evaluator, evaluate
 from keras_bond.evaluation.samples import Evaluation, Samples, load
+from keras_bond.evaluation.verified import majority, pass_at, verified
 
 __all__ = [
     "UNITS",
@@ -25,4 +26,7 @@ __all__ = [
     "distinct_n",
     "evaluate",
     "load",
+    "majority",
+    "pass_at",
+    "verified",
 ]

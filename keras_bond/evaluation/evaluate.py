@@ -7,6 +7,7 @@ from keras_bond._checks import check_at_least
 from keras_bond.evaluation.best_of_n import check_best_of_n
 from keras_bond.evaluation.estimates import estimate_all
 from keras_bond.evaluation.samples import Evaluation, Samples
+from keras_bond.evaluation.verified import check_ks, verified
 from keras_bond.ops import sequence_log_prob, token_kl, token_log_probs
 from keras_bond.rewards import call_reward, check_reward
 from keras_bond.rollout import Program, Rollout, tokens_of, using, weights_of
@@ -27,6 +28,8 @@ class Evaluator:
         temperature: > 0.
         chat_template: `None`, `"auto"`, or what `keras_bond.data.chat.template` takes, for policy and reference alike.
         family: how policy and reference are run, `"auto"` or a name: see `families.of`.
+        pass_at: whole numbers k, of at most `num_samples`, where the reward is a verifier: see `verified`; `None` for none.
+        answer: of a completion, for the majority vote: see `verified`.
         rollout: a `Rollout` of `policy` whose compiled programs are used (then lengths, temperature, chat template,
             the policy's family and the prompts that are sampled at a time are its own).
     """
@@ -47,6 +50,8 @@ class Evaluator:
         temperature=1.0,
         chat_template=None,
         family="auto",
+        pass_at=None,
+        answer=str.strip,
         seed=0,
         rollout=None,
     ):
@@ -55,6 +60,7 @@ class Evaluator:
         self.policy, self.reward, self.best_of_n = policy, reward, check_best_of_n(best_of_n, num_reference_samples)
         self.num_samples, self.batch_size = check_at_least(1, num_samples=num_samples, batch_size=batch_size)
         self.seed = check_at_least(0, seed=seed)
+        self.pass_at, self.answer = None if pass_at is None else check_ks(pass_at, self.num_samples), answer
         lengths = max_prompt_length, max_completion_length, temperature
         self.rollout = rollout or Rollout(policy, *lengths, chat_template=chat_template, family=family)
         self.table, encoded = self.rollout.read(prompts)
@@ -89,9 +95,11 @@ class Evaluator:
         samples = self._draw(self.rollout, weights, num_samples, 1, self._against_the_reference)
         if self.best_of_n is not None:
             reference = reference._replace(log_probs=self._log_probs(weights, reference))
-        return Evaluation(
-            estimate_all(samples, reference, self.seed, self.best_of_n), samples, reference, list(self.table.prompts)
-        )
+        estimates = estimate_all(samples, reference, self.seed, self.best_of_n)
+        result = Evaluation(estimates, samples, reference, list(self.table.prompts))
+        if self.pass_at is not None:
+            estimates |= verified(result, self.pass_at, self.answer, self.seed)
+        return result
 
     def _pad(self, encoded):
         """(rows, ids, mask) of each batch; all are whole, for one compiled program: the last goes on from the start."""
@@ -203,7 +211,7 @@ def evaluate(policy, reference, reward, prompts, num_samples=1, seed=0, best_of_
         best_of_n: N, to estimate the KLs to Best-of-N as well; needs `num_reference_samples` above N (the paper: 32).
         **kwargs: of `Evaluator`: `num_reference_samples` (4), `batch_size` (64, prompts a compiled call),
             `max_prompt_length` (64), `max_completion_length` (32), `temperature` (1.0), `chat_template` (`None`), `family`
-            ("auto").
+            ("auto"), `pass_at` (`None`) and `answer` (`str.strip`) where the reward is a verifier, see `verified`.
 
     Returns:
         `Evaluation`.

@@ -9,7 +9,7 @@ from keras_bond.ops.best_of_n import (
 )
 from keras_bond.ops.chunks import in_chunks, in_turns, smallest_divisor
 from keras_bond.ops.divergences import backward_kl_loss, forward_kl_loss, jeffreys_loss, kl_loss
-from keras_bond.ops.frontier import frontier_efficiency, frontier_kl, frontier_win_rate, kl_efficiency
+from keras_bond.ops.frontier import accuracy_kl, frontier_efficiency, frontier_kl, frontier_win_rate, kl_efficiency
 from keras_bond.ops.policy_gradient import group_advantages, leave_one_out_baseline, reinforce_loss
 from keras_bond.ops.quantiles import (
     bond_reward,
@@ -31,6 +31,7 @@ from keras_bond.ops.sequences import (
 from keras_bond.ops.valid import is_valid, valid_mean
 
 __all__ = [
+    "accuracy_kl",
     "backward_kl_loss",
     "best_of_n_kl",
     "best_of_n_log_ratio",

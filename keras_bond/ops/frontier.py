@@ -90,3 +90,30 @@ def kl_efficiency(win_rate, kl):
     0.89
     """
     return frontier_kl(win_rate) / as_float(kl)
+
+
+def accuracy_kl(accuracy, base):
+    """The least KL to the reference, in nats, of any policy that is right with chance `accuracy`, the reference with `base`.
+
+        a log(a / p) + (1 - a) log((1 - a) / (1 - p)),   0 where a <= p
+
+    It is reached by the policy that has the reference's right answers a/p times as often. Of means over prompts it is a
+    lower bound, for it is convex.
+
+    Args:
+        accuracy, base: in [0, 1], of one shape.
+
+    Returns:
+        Float tensor of the same shape, infinite where the reference is never right and the policy is.
+
+    Example:
+
+    >>> round(float(accuracy_kl(0.8, 0.4)), 3)
+    0.335
+    """
+    a, p = as_float(accuracy), as_float(base)
+
+    def part(share, of):
+        return ops.where(share > 0, share * ops.log(ops.where(share > 0, share, 1.0) / of), 0.0)
+
+    return ops.where(a > p, part(a, p) + part(1.0 - a, 1.0 - p), 0.0)
