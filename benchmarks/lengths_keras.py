@@ -79,13 +79,14 @@ class Counting(Stopwatch):
         def counted(*arguments):
             t = collect(*arguments)
             masks = [ops.convert_to_numpy(mask) for mask in (t.completion_mask, t.contender_mask)]
-            prompts, width = t.prompt_ids.shape
-            rows, length = sum(map(len, masks)), masks[0].shape[1]
-            forward = step.forward_flops(config, prompts, rows, width, length)
+            whole = [(*t.prompt_ids.shape, sum(map(len, masks)), masks[0].shape[1])]
+            parts = [(*p.prompt_ids.shape, p.token_ids.shape[0] * p.token_ids.shape[1], p.token_ids.shape[2])
+                     for p in getattr(t, "parts", None) or ()] or whole  # fmt: skip
+            forward = sum(step.forward_flops(config, prompts, rows, width, length) for prompts, width, rows, length in parts)
             self.counts.append(
                 {
                     "real": float(sum(mask.sum() for mask in masks)),
-                    "positions": float(rows * length),
+                    "positions": float(sum(rows * length for _, _, rows, length in parts)),
                     "flops": float(forward * (2 if lora else 3)),  # frozen weights have no gradient
                 }
             )

@@ -76,7 +76,7 @@ class SampleTable(keras.callbacks.Callback):
     def _rows(self, trajectory):
         rollout, count = self.model.rollout, min(self.rows, len(trajectory.prompt_ids))
         m, (_, contenders) = self.model.num_samples, np.shape(trajectory.contender_weights)
-        t = {name: ops.convert_to_numpy(v) for name, v in trajectory._asdict().items() if v is not None}
+        t = trajectory._replace(groups=None).map(ops.convert_to_numpy)._asdict()
         masks = t["prompt_mask"][:count].astype(bool)
         prompts = [_text(rollout.tokenizer, ids[mask]) for ids, mask in zip(t["prompt_ids"], masks, strict=False)]
         own = slice(0, count * m, m)

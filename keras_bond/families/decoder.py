@@ -9,7 +9,7 @@ import math
 import keras
 from keras import ops
 
-from keras_bond.families.family import Family, widened
+from keras_bond.families.family import Family, joined_on_the_left, widened
 
 
 class Decoder(Family):
@@ -67,6 +67,26 @@ class Decoder(Family):
         ids = ops.concatenate([rest, completion_ids[:, :-1]], axis=1)
         hidden, _ = self.decode(ids, cache, read, widened(ops.cast(mask, "int32"), length - 1, 1))
         return hidden[:, width - 1 - read :]
+
+    def hidden_by_groups(self, prompts, completions):
+        width = max(ids.shape[1] for ids, _ in prompts)
+        masks, last = joined_on_the_left([mask for _, mask in prompts]), ops.concatenate([ids[:, -1:] for ids, _ in prompts])
+        read = []
+        for ids, mask in prompts:  # a short prompt stands in the last columns of the widest
+            before = width - ids.shape[1]
+            cache = self.new_cache(ids.shape[0], before)
+            seen = ops.pad(mask[:, :-1], [(0, 0), (before, 0)])
+            read.append(self.decode(ids[:, :-1], cache, before, seen)[1] if ids.shape[1] > 1 else cache)
+        cache = keras.tree.map_structure(lambda *of_groups: ops.concatenate(of_groups), *read)
+        found = []
+        for owner, ids, *_ in completions:
+            token, mask, of_prompts = keras.tree.map_structure(
+                lambda array, owner=owner: ops.take(array, owner, axis=0), (last, masks, cache)
+            )
+            tokens = ops.concatenate([token, ids[:, :-1]], axis=1)
+            mask = widened(ops.cast(mask, "int32"), ids.shape[1] - 1, 1)
+            found.append(self.decode(tokens, of_prompts, width - 1, mask)[0])
+        return found
 
     def decode(self, token_ids, cache, index, mask):
         """Hidden states (R, q, D) of `token_ids` (R, q), in columns index, index + 1, ..., and the updated cache.

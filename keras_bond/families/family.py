@@ -64,6 +64,19 @@ class Family:
         """
         raise NotImplementedError
 
+    def hidden_by_groups(self, prompts, completions):
+        """As `hidden`, of prompts and completions in groups of like length: each is as wide as its longest row.
+
+        Args:
+            prompts: sequence of (ids (b, P'), mask (b, P')), padded on the left.
+            completions: sequence of (owner (r,), ids (r, T'), ...): `owner` is the place of each one's prompt among those
+                of all groups, one group after another.
+
+        Returns:
+            A list of (r, T', D).
+        """
+        raise NotImplementedError
+
     def logits(self, hidden):
         """(..., V): the logits of the token that follows each hidden state (..., D)."""
         return self.embedding(hidden, reverse=True)
@@ -100,3 +113,13 @@ def to_the_left(rows, mask, width=None):
     lengths, columns = ops.sum(ops.cast(mask, "int32"), axis=1), rows.shape[1]
     places = ops.expand_dims(columns - lengths, 1) + ops.arange(width or columns, dtype="int32")
     return ops.take_along_axis(rows, ops.minimum(places, columns - 1), axis=1), lengths
+
+
+def joined_on_the_left(rows):
+    """(b, q) arrays of several widths as one array, padded on the left.
+
+    >>> joined_on_the_left([ops.array([[7]]), ops.array([[5, 6]])]).tolist()
+    [[0, 7], [5, 6]]
+    """
+    width = max(of.shape[1] for of in rows)
+    return ops.concatenate([ops.pad(of, [(0, 0), (width - of.shape[1], 0)]) for of in rows], axis=0)

@@ -1,11 +1,12 @@
 """Any causal language model, by the methods that KerasHub's own `generate` uses."""
 
+import functools
 import inspect
 
 import keras
 from keras import ops
 
-from keras_bond.families.family import Family, to_the_left, widened
+from keras_bond.families.family import Family, joined_on_the_left, to_the_left, widened
 
 
 class Generic(Family):
@@ -83,6 +84,11 @@ class Generic(Family):
         mask = ops.arange(ids.shape[1], dtype="int32") < ops.expand_dims(lengths - 1, 1)
         hidden = self.backbone({"token_ids": ids, "padding_mask": ops.cast(mask, "int32")}, training=False)
         return ops.take_along_axis(hidden, ops.expand_dims(places, 2), axis=1)
+
+    def hidden_by_groups(self, prompts, completions):
+        ids, mask = (joined_on_the_left(fields) for fields in zip(*(of[:2] for of in prompts), strict=True))
+        pick = functools.partial(ops.take, axis=0)
+        return [self.hidden(pick(ids, owner), pick(mask, owner), rows) for owner, rows, *_ in completions]
 
     def logits(self, hidden):
         if self.causal_lm.output is self.backbone.output:  # as RWKV's, whose backbone ends in logits

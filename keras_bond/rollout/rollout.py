@@ -21,7 +21,15 @@ from keras_bond._checks import check_at_least, check_number
 from keras_bond.data import Fitting, Table, bucket, encode, pad_left
 from keras_bond.data.chat import turn_ends
 from keras_bond.families.family import to_the_left, widened
-from keras_bond.ops import completion_mask, draw_tokens, in_chunks, in_turns, smallest_divisor, token_log_probs
+from keras_bond.ops import (
+    completion_mask,
+    draw_tokens,
+    in_chunks,
+    in_turns,
+    sequence_log_prob,
+    smallest_divisor,
+    token_log_probs,
+)
 from keras_bond.rollout.adapters import differ_in_adapters_alone, join_sides, set_products, side_by_side, split_sides
 from keras_bond.rollout.devices import fewest_rows, is_readable, on_one_cpu, spread_rows
 from keras_bond.rollout.functional import Program, Recorded, in_threads, using
@@ -109,6 +117,7 @@ class Rollout:
         self.jit_compile = False  # on Torch; other backends always compile
         recorded = functools.partial(Recorded, jit_compile=lambda: self.jit_compile)
         self._score = Program(recorded(self._score_function))
+        self._score_groups = Program(recorded(self._score_groups_function))
         self._read = recorded(self._read_function)
         self._next_token = recorded(self._next_token_function)
 
@@ -262,6 +271,27 @@ class Rollout:
         return self.by_position(
             lambda h, ids: token_log_probs(self.logits(h), ids, self.temperature), hidden, completion_ids
         )
+
+    def score_groups(self, weights, groups):
+        """(B S,) float32: log-probability of each completion of `Groups`, in nats, in the order of the batch."""
+        return self._score_groups(weights, keras.tree.map_structure(ops.convert_to_tensor, groups))
+
+    def group_log_probs(self, groups):
+        """(B S,) float32: `score_groups` under the model's present weights, differentiable."""
+
+        def log_probs(hidden, ids):
+            return token_log_probs(self.logits(hidden), ids, self.temperature)
+
+        hidden = self.family.hidden_by_groups(groups.prompts, groups.completions)
+        found = [
+            sequence_log_prob(self.by_position(log_probs, of_group, rows.ids), rows.mask)
+            for of_group, rows in zip(hidden, groups.completions, strict=True)
+        ]
+        return ops.take(ops.concatenate(found), groups.places, axis=0)
+
+    def _score_groups_function(self, weights, groups):
+        with using(self.causal_lm, weights):
+            return self.group_log_probs(groups)
 
     def _score_function(self, weights, prompt_ids, prompt_mask, completion_ids):
         with using(self.causal_lm, weights):

@@ -2,6 +2,7 @@
 
 from typing import Any, NamedTuple
 
+import keras
 from keras import ops
 
 
@@ -48,6 +49,13 @@ class Trajectory(NamedTuple):
     """(R,) float32, estimate of P[r(x, y') < r(x, y)] for y' ~ pi_a; `None` where the algorithm asks for no quantiles."""
     p_less_equal: Any = None
     """(R,) float32, estimate of P[r(x, y') <= r(x, y)]; NaN where it has none."""
+    groups: Any = None
+    """`Groups`: the same samples in groups of like length, each prompt's own before its contenders; `None` where the batch
+    is scored as a whole."""
+
+    def map(self, function):
+        """The trajectory with `function` of each array that is there."""
+        return Trajectory(*(field if field is None else keras.tree.map_structure(function, field) for field in self))
 
     def rows(self):
         """How many samples of the policy count."""

@@ -27,6 +27,7 @@ from keras_bond.rollout import (
     Weights,
     batch_devices,
     check_rows,
+    group,
     process_share,
     tokens_of,
     using,
@@ -243,7 +244,20 @@ class AlignmentTrainer(StateSaving, BackendTrainer, keras.Model):
         y, *others = rollout.trim(rollout.sample_each(sources, *prompt))
         (anchor_samples,) = others or [y]
 
+        y_here, anchor_here = (Completions(*map(rows_here, samples)) for samples in (y, anchor_samples))
+
+        def grouped(*samples):  # of several `Completions`, all of a prompt's side by side
+            rows = zip(*((one.token_ids, one.mask) for one in samples), strict=True)
+            sides = ([np.reshape(of, (len(batch.prompts), -1, of.shape[1])) for of in field] for field in rows)
+            fields = [np.concatenate(of_all, axis=1) for of_all in sides]
+            whole = self.microbatch_size is not None and self.microbatch_size < len(batch.prompts)
+            return None if whole else group(batch.prompt_ids, batch.prompt_mask, *fields)
+
+        own = grouped(y_here)
+
         def log_prob(weights):
+            if own is not None:
+                return rollout.score_groups(weights, own)
             return sequence_log_prob(rollout.score(weights, *prompt, y.token_ids), y.mask)
 
         # dispatched before the host computes rewards, so that on JAX the device works meanwhile
@@ -252,7 +266,6 @@ class AlignmentTrainer(StateSaving, BackendTrainer, keras.Model):
 
         rows = np.concatenate([np.repeat(np.arange(len(batch.prompts)), samples) for samples in (m, k)])
         prompts, columns = batch.rows(rows)
-        y_here, anchor_here = (Completions(*map(rows_here, samples)) for samples in (y, anchor_samples))
         texts, tokens = (f(y_here) + (f(anchor_here) if k else []) for f in (rollout.decode, tokens_of))
         rewards = call_reward(self.reward, prompts, texts, columns, tokens)
         if batch.real is not None:
@@ -260,18 +273,20 @@ class AlignmentTrainer(StateSaving, BackendTrainer, keras.Model):
         rewards = compare(rewards, m, k, self.relative)
         of_anchor = rewards["relative_anchor_rewards"][::m]
         contenders, weights = imitated(of_anchor, self.num_best_of, self.variance_reduction)
+        imitable = Completions(anchor_here.token_ids[contenders], anchor_here.mask[contenders], None)
         return Trajectory(
             prompt_ids=batch.prompt_ids,
             prompt_mask=batch.prompt_mask,
             real=None if batch.real is None else np.repeat(batch.real, m),
             completion_ids=y.token_ids,
             completion_mask=y.mask,
-            contender_ids=anchor_here.token_ids[contenders],
-            contender_mask=anchor_here.mask[contenders],
+            contender_ids=imitable.token_ids,
+            contender_mask=imitable.mask,
             contender_weights=weights,
             **rewards,
             anchor_log_prob=anchor_log_prob,
             reference_log_prob=reference_log_prob,
+            groups=grouped(y_here, imitable) if k else own,
         )
 
     def take(self, places):
@@ -333,7 +348,7 @@ class AlignmentTrainer(StateSaving, BackendTrainer, keras.Model):
 
     def loss_and_logs(self, trajectory):
         """(loss, logs) of a trajectory under the present weights."""
-        t = Trajectory(*(field if field is None else ops.convert_to_tensor(field) for field in trajectory))
+        t = trajectory.map(ops.convert_to_tensor)
         scores = self.by_replica(self.scores, t)
         loss, logs = self.objective(scores, t)
         log_prob = scores.log_prob
@@ -364,11 +379,16 @@ class AlignmentTrainer(StateSaving, BackendTrainer, keras.Model):
             own, others = ops.reshape(own, (prompts, m, length)), ops.reshape(others, (prompts, contenders, length))
             return ops.concatenate([own, others], axis=1)
 
-        ids, mask = side_by_side(t.completion_ids, t.contender_ids), side_by_side(t.completion_mask, t.contender_mask)
-        microbatches = smallest_divisor(prompts, prompts / (self.microbatch_size or prompts))
-        log_probs, *of_anchor = in_chunks(self._token_scores, [t.prompt_ids, t.prompt_mask, ids], microbatches)
-        log_prob = sequence_log_prob(log_probs, mask)
-        anchor_log_prob = [sequence_log_prob(of_contenders, mask[:, m:]) for of_contenders in of_anchor]
+        if t.groups is not None:
+            both = self._with_anchor(lambda: self.rollout.group_log_probs(t.groups), contenders)
+            log_prob, *of_all = (ops.reshape(of, (prompts, m + contenders)) for of in both)
+            anchor_log_prob = [of[:, m:] for of in of_all]
+        else:
+            ids, mask = side_by_side(t.completion_ids, t.contender_ids), side_by_side(t.completion_mask, t.contender_mask)
+            microbatches = smallest_divisor(prompts, prompts / (self.microbatch_size or prompts))
+            log_probs, *of_anchor = in_chunks(self._token_scores, [t.prompt_ids, t.prompt_mask, ids], microbatches)
+            log_prob = sequence_log_prob(log_probs, mask)
+            anchor_log_prob = [sequence_log_prob(of_contenders, mask[:, m:]) for of_contenders in of_anchor]
         return Scores(ops.reshape(log_prob[:, :m], (-1,)), log_prob[:, m:], *anchor_log_prob)
 
     def _token_scores(self, prompt_ids, prompt_mask, ids):
@@ -379,11 +399,16 @@ class AlignmentTrainer(StateSaving, BackendTrainer, keras.Model):
             rows = ops.reshape(ids, (-1, ids.shape[2]))
             return ops.reshape(self.rollout.token_log_probs(prompt_ids, prompt_mask, rows), ids.shape)
 
-        of_policy, contenders = log_probs(ids), ids[:, self.num_samples :]
-        if not (self.variance_reduction and contenders.shape[1]):
+        contenders = ids[:, self.num_samples :]
+        return self._with_anchor(lambda: log_probs(ids), contenders.shape[1], lambda: log_probs(contenders))
+
+    def _with_anchor(self, function, contenders, of_anchor=None):
+        """What `function` says of the policy; with variance reduction also what it, or `of_anchor`, says of the anchor."""
+        of_policy = function()
+        if not (self.variance_reduction and contenders):
             return (of_policy,)
         with using(self.policy, weights_of(self.policy, [s.value for s in self.anchor.shadows])):
-            return of_policy, ops.stop_gradient(log_probs(contenders))
+            return of_policy, ops.stop_gradient((of_anchor or function)())
 
     def begin_update(self, logs, gradients, scale):
         """Before the optimizer's step, in the same compiled program: the logs with `grad_norm`, and whether to make it.

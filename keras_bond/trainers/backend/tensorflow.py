@@ -54,8 +54,8 @@ class BackendTrainer(OneDevice):
                 (places,) = next(iterator)
                 places = tf.concat(self.distribute_strategy.experimental_local_results(places), 0)
                 trajectory = self.collect_or_restore(places)
-                # with the batch's size as an integer, TensorFlow keeps every shape known when another batch is smaller
-                logs = step(iter([(trajectory, places.shape[0])]))
+                # with sizes as integers, TensorFlow keeps every shape known when another batch has other ones
+                logs = step(iter([(trajectory, _sizes(trajectory))]))
                 observe(trajectory)
                 return logs
 
@@ -80,6 +80,10 @@ class BackendTrainer(OneDevice):
     def test_step(self, data):
         trajectory, _ = data
         return self.track(self.loss_and_logs(trajectory)[1], weight=trajectory.rows())
+
+
+def _sizes(trajectory):
+    return [size for array in tf.nest.flatten(trajectory) if array is not None for size in array.shape]
 
 
 def _map_tensors(function, fields):

@@ -42,7 +42,8 @@ class BackendTrainer(OneDevice):
         whole = self.microbatch_size is None or self.microbatch_size >= trajectory.prompt_ids.shape[0]
         # a recording has every microbatch in it, one after the other
         gradients_of = self._recorded_gradients if whole and not self.run_eagerly else self._gradients
-        fields = {name: ops.convert_to_tensor(field) for name, field in trajectory._asdict().items() if field is not None}
+        fields = trajectory.map(ops.convert_to_tensor)._asdict()
+        fields = {name: field for name, field in fields.items() if field is not None}
         scale = self.optimizer.scale_loss(torch.ones(()))
         gradients, logs = gradients_of([v.value for v in variables], fields, scale)
         updates = self.optimizer.iterations + 0  # a value, not the variable
