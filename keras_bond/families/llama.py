@@ -106,7 +106,7 @@ class Llama(Decoder):
 
         def cosines_and_sines():
             """Of features (1, ..., 1, 0, ..., 0) the rotation is the cosines, then the sines."""
-            units = ops.cast(ops.arange(size) < size // 2, self.causal_lm.compute_dtype)
+            units = ops.cast(ops.arange(size, dtype="int32") < size // 2, self.causal_lm.compute_dtype)
             units = ops.broadcast_to(units, (1, columns.shape[0], 1, size))
             if self._where is _SMOLLM:
                 turned = [

@@ -113,7 +113,7 @@ def _difference(family):
     mask = ops.convert_to_tensor([[0, 0, 1], [1, 1, 1]], "int32")
     ids = ops.concatenate([prompt_ids, completion_ids], axis=1)
     ids, lengths = to_the_left(ids, widened(mask, 2, 1))
-    padding = ops.cast(ops.arange(5) < ops.expand_dims(lengths, 1), "int32")
+    padding = ops.cast(ops.arange(5, dtype="int32") < ops.expand_dims(lengths, 1), "int32")
     own = model({"token_ids": ids, "padding_mask": padding}, training=False)
     places = ops.expand_dims(lengths - 3, 1) + ops.arange(2, dtype="int32")
     own = ops.take_along_axis(own, ops.expand_dims(places, 2), axis=1)  # (2, 2, V): after a prompt, and one token more
