@@ -130,6 +130,16 @@ def _parser():
         "--backend", default=os.environ.get("KERAS_BACKEND", "jax"), help="jax, tensorflow or torch (default: %(default)s)"
     )
     sweep.set_defaults(call=_sweep)
+    fit = commands.add_parser("fit", help="a run from a YAML file; the same command goes on after a kill")
+    fit.add_argument(
+        "spec", metavar="SPEC", help="a YAML file: preset, prompts, reward, steps, and what else there is to say"
+    )
+    fit.add_argument("--output", type=pathlib.Path, required=True, metavar="DIR", help="folder of this run alone")
+    fit.add_argument("--dry-run", action="store_true", help="say what would run and what it takes; write nothing")
+    fit.add_argument(
+        "--backend", default=os.environ.get("KERAS_BACKEND", "jax"), help="jax, tensorflow or torch (default: %(default)s)"
+    )
+    fit.set_defaults(call=_fit)
     scale = commands.add_parser(
         "scale", help="compiles J-BOND's step for a TPU topology without one: memory, FLOPs, fits or not"
     )
@@ -240,6 +250,21 @@ def _sweep(parser, arguments, started):
 
     try:
         sweep.run(arguments.spec, arguments.output, arguments.jobs, rerun=arguments.rerun)
+    except ValueError as error:
+        parser.error(error)
+
+
+def _fit(parser, arguments, started):
+    _choose_backend(parser, arguments.backend)
+    _check_packages(parser, "fit", "experiments", "yaml")
+    _check_output(parser, arguments.output)
+    from keras_bond.experiments.quiet import quiet
+
+    with quiet():  # TensorFlow, when it is imported
+        from keras_bond.experiments import fit
+
+    try:
+        fit.run(arguments.spec, arguments.output, arguments.dry_run, started=started)
     except ValueError as error:
         parser.error(error)
 

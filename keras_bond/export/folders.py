@@ -7,6 +7,7 @@ import pathlib
 import shutil
 
 import numpy as np
+from safetensors.numpy import save_file
 
 from keras_bond import presets
 from keras_bond._checks import check_at_least
@@ -37,7 +38,6 @@ def to_transformers(policy, folder, *, dtype="float32", chat_template="auto", ma
 
     Raises:
         ValueError: if the model has no counterpart, or an argument is wrong; nothing is written then.
-        ImportError: if safetensors is not installed.
 
     Example:
 
@@ -63,13 +63,12 @@ def to_transformers(policy, folder, *, dtype="float32", chat_template="auto", ma
     tokens = _tokens(tokenizer)
     config |= {**tokens, "dtype": dtype, "torch_dtype": dtype}
     generation = {**tokens, "eos_token_id": chat.turn_ends(tokenizer)}
-    save = _save_file()
     with _new_folder(folder) as inside:
         for name, values in (("config.json", config), ("generation_config.json", generation)):
             (inside / name).write_text(json.dumps(values, indent=2))
         for name, content in tokenizer_files(tokenizer, template).items():
             (inside / name).write_bytes(content)
-        _write_weights(inside, parts, dtype, max_shard_size, save)
+        _write_weights(inside, parts, dtype, max_shard_size)
 
 
 def to_peft(policy, folder, base=None):
@@ -82,7 +81,6 @@ def to_peft(policy, folder, base=None):
 
     Raises:
         ValueError: if there is no LoRA, more than LoRA is trained, or LoRA is on an embedding; nothing is written.
-        ImportError: if safetensors is not installed.
 
     Example:
 
@@ -115,7 +113,7 @@ def to_peft(policy, folder, base=None):
             "An adapter holds LoRA alone, and more than that is trainable: export with `to_transformers`. "
             f"Received: {len(more)} trainable weights without LoRA, such as {more[0]}"
         )
-    save, arrays, ranks, alphas = _save_file(), {}, {}, {}
+    arrays, ranks, alphas = {}, {}, {}
     for part in tuned:
         a, b, scaling = factors(part.layer)
         arrays[f"base_model.model.{part.module}.lora_A.weight"] = np.ascontiguousarray(a)
@@ -141,7 +139,7 @@ def to_peft(policy, folder, base=None):
     }
     with _new_folder(folder) as inside:
         (inside / "adapter_config.json").write_text(json.dumps(config, indent=2))
-        save(arrays, str(inside / "adapter_model.safetensors"), metadata={"format": "pt"})
+        save_file(arrays, str(inside / "adapter_model.safetensors"), metadata={"format": "pt"})
 
 
 def _policy(policy):
@@ -158,15 +156,7 @@ def _tokens(tokenizer):
     return {key: getattr(tokenizer, f"{ours}_token_id", None) for key, ours in ids.items()}
 
 
-def _save_file():
-    try:
-        from safetensors.numpy import save_file
-    except ImportError as error:
-        raise ImportError("An export needs safetensors: pip install 'keras-bond[export]'") from error
-    return save_file
-
-
-def _write_weights(folder, parts, dtype, max_shard_size, save):
+def _write_weights(folder, parts, dtype, max_shard_size):
     import ml_dtypes  # NumPy's bfloat16, which Keras has too
 
     kind = np.dtype(getattr(ml_dtypes, dtype, dtype))
@@ -185,7 +175,7 @@ def _write_weights(folder, parts, dtype, max_shard_size, save):
         file = "model.safetensors" if len(shards) == 1 else f"model-{i:05}-of-{len(shards):05}.safetensors"
         arrays = {name: make().astype(kind) for part in shard for name, make in weights(part)}
         arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-        save(arrays, str(folder / file), metadata={"format": "pt"})
+        save_file(arrays, str(folder / file), metadata={"format": "pt"})
         places |= dict.fromkeys(arrays, file)
         total += sum(array.nbytes for array in arrays.values())
     if len(shards) > 1:
