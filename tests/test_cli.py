@@ -1,5 +1,6 @@
 """The command line as a person meets it: exit status 2 and one line for a wrong argument, 1 for a failed run."""
 
+import importlib.util
 import json
 import os
 import pathlib
@@ -221,6 +222,44 @@ def test_evaluate_says_what_is_wrong(evaluate, arguments, options, status, messa
     config = json.loads(pathlib.Path(bundled.path("tiny_gemma"), "config.json").read_text())
     message = message.format(size=config["config"]["vocabulary_size"])
     assert evaluate(*arguments, **options) == (status, "", f"keras-bond: {message}\n")
+
+
+@pytest.mark.any_backend
+@pytest.mark.parametrize(
+    ("command", "package", "extra"),
+    [
+        ("demo", "matplotlib", "experiments"),
+        ("demo", "vaderSentiment", "experiments"),
+        ("benchmark tiny_gemma --tasks GPQA", "lm_eval", "benchmark"),
+        ("sweep x.yaml --output out", "joblib", "notebooks"),
+        ("scale --preset gemma_2b --topology v5e:2x4", "libtpu", "tpu-compile"),
+        ("report runs", "scipy", "notebooks"),
+    ],
+)
+def test_a_missing_package_says_how_to_install_it(monkeypatch, capsys, command, package, extra):
+    for name in ("KERAS_BACKEND", "JAX_PLATFORMS", "TF_CPP_MIN_LOG_LEVEL"):
+        monkeypatch.setenv(name, os.environ.get(name, ""))
+    find = importlib.util.find_spec
+    here = {"lm_eval", "libtpu", "joblib", "matplotlib", "vaderSentiment", "scipy"} - {package}
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == package else name if name in here else find(name)
+    )
+    with pytest.raises(SystemExit) as error:
+        cli.main(command.split())
+    assert error.value.code == 2
+    name = command.split()[0]
+    assert capsys.readouterr().err == f"keras-bond: {name} needs {package}: pip install 'keras-bond[{extra}]'\n"
+
+
+@pytest.mark.any_backend
+@pytest.mark.parametrize("command", ["run x", "sweep x.yaml", "demo"])
+def test_a_file_is_no_place_for_results(monkeypatch, capsys, command):
+    monkeypatch.setenv("KERAS_BACKEND", os.environ["KERAS_BACKEND"])
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
+    with pytest.raises(SystemExit) as error:
+        cli.main([*command.split(), "--output", __file__])
+    assert error.value.code == 2
+    assert capsys.readouterr().err == f"keras-bond: argument --output: expected a folder, {__file__} is a file\n"
 
 
 LETTERS = """

@@ -256,6 +256,7 @@ def test_the_progress_bar_counts_batches(capsys):
         ({"batch_size": 0}, r"`batch_size` must be an integer of at least 1. Received: batch_size=0"),
         ({"temperature": 0.0}, "`temperature` must be above 0"),
         ({"policy": "gemma"}, "must be a KerasHub `CausalLM`"),
+        ({"reward": None}, "`reward` must be a callable"),
     ],
 )
 def test_bad_arguments(change, message):

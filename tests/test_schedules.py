@@ -2,7 +2,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_bond.schedules import LinearWarmup
+from keras_bond.schedules import LinearWarmup, PerUpdate
 
 
 def test_linear_warmup():
@@ -18,3 +18,8 @@ def test_linear_warmup():
 def test_bad_arguments(arguments, name):
     with pytest.raises(ValueError, match=f"`{name}` must be"):
         LinearWarmup(*arguments)
+
+
+def test_an_update_has_at_least_one_step():
+    with pytest.raises(ValueError, match=r"`steps` must be an integer of at least 1\. Received: steps=0"):
+        PerUpdate(LinearWarmup(1e-3, 10), 0)

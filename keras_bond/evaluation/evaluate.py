@@ -55,7 +55,6 @@ class Evaluator:
         seed=0,
         rollout=None,
     ):
-        check_reward(reward)
         num_reference_samples = check_at_least(1, num_reference_samples=num_reference_samples)
         self.policy, self.reward, self.best_of_n = policy, reward, check_best_of_n(best_of_n, num_reference_samples)
         self.num_samples, self.batch_size = check_at_least(1, num_samples=num_samples, batch_size=batch_size)

@@ -3,6 +3,7 @@
 import datetime
 import json
 import re
+import types
 
 import keras
 import pytest
@@ -212,6 +213,8 @@ def test_the_template_of_a_model(tmp_path):
     rollout = Rollout(policy, 9, 2)
     with pytest.raises(ValueError, match=re.escape('pass `chat_template="auto"`, that of the model\'s family')):
         rollout.encode(["ab", [USER]])
+    with pytest.raises(ValueError, match=r'^`chat_template="auto"` knows no template for a model with a object'):
+        chat.template_of(types.SimpleNamespace(backbone=object()), "auto")
     folder = tmp_path / "tiny_instruct"
     policy.save_to_preset(str(folder))
     (folder / "chat_template.jinja").write_text("{{ bos_token }}own")

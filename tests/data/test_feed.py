@@ -163,6 +163,17 @@ def test_an_iterator_that_ends_too_early_and_streams_without_steps():
         wrong[0]
 
 
+def test_the_rows_of_a_stream_have_the_same_columns_and_none_with_a_taken_name():
+    uneven = feed_of(iter([{"prompt": "a", "answer": 1}, {"prompt": "b"}]), 2, 1, training=True)
+    with pytest.raises(
+        ValueError, match=r"must have the columns \['prompt', 'answer'\]\. Received at row 1: {'prompt': 'b'}"
+    ):
+        uneven[0]
+    taken = feed_of(iter([{"prompt": "a", "completions": 1}]), 1, 1, training=True)
+    with pytest.raises(ValueError, match="A column may not be called `completions`"):
+        taken[0]
+
+
 def test_what_is_dropped_is_never_drawn():
     texts = ["a", "much too long a prompt", "b", "c"]
     assert epoch(feed_of(texts, 2, long_prompts="drop")) == [["a", "b"], ["c"]]

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import tiny
 
+from keras_bond.callbacks import EvaluateEvery
 from keras_bond.evaluation import Evaluator, calibration
 
 PROMPTS = ["ab", "c", "bca", "aab"] * 15
@@ -44,5 +45,11 @@ def test_calibration_compares_prediction_and_count_by_decile():
     assert [part.size for part in table] == [6] * 10
     for part in table:
         assert part.predicted - part.empirical.value == pytest.approx(0.125)
+    with pytest.raises(ValueError, match=r"`bins` must be an integer of at least 1\. Received: bins=0"):
+        calibration(oracle, evaluator.rollout, evaluation, bins=0)
+    with pytest.raises(ValueError, match=r"`num_samples` must be an integer of at least 1\. Received: num_samples=0"):
+        evaluator(0)
+    with pytest.raises(ValueError, match=r"`every` must be an integer of at least 1\. Received: every=0"):
+        EvaluateEvery(evaluator, 0)
     with pytest.raises(ValueError, match=r"`bins` may be at most the number of samples, 120\. Received: bins=121"):
         calibration(oracle, evaluator.rollout, evaluation, bins=121)

@@ -179,6 +179,7 @@ def test_the_order_of_the_rows_does_not_matter(tmp_path):
         (lambda text: text[: text.rindex("\n3,")] + "\n", "there are not equally many completions for each prompt"),
         (lambda text: text[: text.rindex(" ")] + "\n", "there are not equally many token ids in each row"),
         (lambda text: text[: text.rindex(",")] + "\n", "this row is broken: ['3', "),
+        (lambda text: text.rstrip() + ",more\n", "this row is broken: ['3', "),
         (lambda text: text.replace("False", "maybe"), "the column `truncated` is broken: 'maybe'"),
         (lambda text: text.replace("policy", "poet", 1), "this row is broken: ['0', "),
     ],

@@ -228,6 +228,10 @@ def score(rollout, policy, prompts, samples):
     ("kwargs", "message"),
     [
         ({"num_samples": 0}, "`num_samples` must be an integer of at least 1. Received: num_samples=0"),
+        (
+            {"num_reference_samples": 0},
+            "`num_reference_samples` must be an integer of at least 1. Received: num_reference_samples=0",
+        ),
         ({"best_of_n": 1}, "`best_of_n` must be an integer of at least 2. Received: best_of_n=1"),
         ({"best_of_n": 2.0}, "`best_of_n` must be an integer of at least 2. Received: best_of_n=2.0"),
         (

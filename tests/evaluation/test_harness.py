@@ -347,6 +347,7 @@ def test_the_command_line_of_the_harness_has_it_too(monkeypatch):
     [
         ({"batch_size": "many"}, "`batch_size` must be an integer of at least 1. Received: batch_size='many'"),
         ({"max_length": 0}, "`max_length` must be an integer of at least 1. Received: max_length=0"),
+        ({"max_gen_toks": 0}, "`max_gen_toks` must be an integer of at least 1. Received: max_gen_toks=0"),
         ({"seed": -1}, "`seed` must be an integer of at least 0. Received: seed=-1"),
         ({"dtype": "float16"}, "a model has its own. Received: dtype='float16', lora=None"),
         (

@@ -71,6 +71,9 @@ def test_a_wrong_column_or_row_of_a_file_is_named(articles, tmp_path):
     path.write_text('{"document": "a"}\n{"document": null}\n')
     with pytest.raises(ValueError, match=r"gap\.jsonl', split train, row 1: expected a text in `document`, received None"):
         read_documents(str(path), "train")
+    path.write_text('{"document": "a"}\n{"document": " \\n"}\n')
+    with pytest.raises(ValueError, match=r"row 1: expected a text in `document`, received ' \\n'$"):
+        read_documents(str(path), "train")
     with pytest.raises(ValueError, match="`split` must be"):
         read_documents(str(path), "validation")
 

@@ -167,6 +167,7 @@ TINY = "a parameter of tiny (profile, eta, anchor, mishap, tally, pause)"
     [
         ({"seed": [1]}, f"`seed`: expected one of {KEYS}, received 'seed'; correct or remove it"),
         ({"name": None}, "`name`: expected a value, received none; add it"),
+        ({"name": " "}, "`name`: expected text, received ' '; write it in quotes if it is a number"),
         ({"name": 3}, "`name`: expected text, received 3; write it in quotes if it is a number"),
         (
             {"notebook": "tea"},
@@ -182,15 +183,36 @@ TINY = "a parameter of tiny (profile, eta, anchor, mishap, tally, pause)"
             "`parameters.eta`: expected numbers, text, true, false, null, or lists of them, or mappings from text to them, "
             "received {1: 2}; write it in quotes",
         ),
-        ({"parameters": [1]}, "`parameters`: expected a mapping, received a list; write `NAME: VALUE` lines"),
+        (
+            {"parameters": [1]},
+            "`parameters`: expected a mapping from parameters to values, received a list; write `NAME: VALUE` lines",
+        ),
+        ({"grid": {"eta": []}}, "`grid.eta`: expected a list of different values, received []; write `eta: [a, b]`"),
         ({"grid": {"eta": 0.1}}, "`grid.eta`: expected a list of different values, received 0.1; write `eta: [a, b]`"),
         ({"grid": {"eta": [1, 1]}}, "`grid.eta`: expected a list of different values, received [1, 1]; write `eta: [a, b]`"),
         (
             {"seeds": [0, 0]},
             "`seeds`: expected a list of different integers of at least 0, received [0, 0]; write `seeds: [0, 1, 2]`",
         ),
+        (
+            {"seeds": []},
+            "`seeds`: expected a list of different integers of at least 0, received []; write `seeds: [0, 1, 2]`",
+        ),
+        (
+            {"seeds": [0, -1]},
+            "`seeds`: expected a list of different integers of at least 0, received [0, -1]; write `seeds: [0, 1, 2]`",
+        ),
         ({"seeds": 3}, "`seeds`: expected a list of different integers of at least 0, received 3; write `seeds: [0, 1, 2]`"),
         ({"findings": "x"}, "`findings`: expected a list, received 'x'; begin each finding with `- `"),
+        (
+            {"findings": ["x"]},
+            "`findings[0]`: expected a mapping, received 'x'; give it says, metric, compare, claim",
+        ),
+        (
+            {"findings": [{**FINDING, "metrics": "x"}]},
+            "`findings[0].metrics`: expected one of at, claim, compare, figure, margin, metric, says, since, received "
+            "'metrics'; correct or remove it",
+        ),
         (
             {"findings": [FINDING, {**FINDING, "claim": "bigger"}]},
             "`findings[1].claim`: expected one of higher, lower, equal, received 'bigger'; correct it",
@@ -219,6 +241,11 @@ TINY = "a parameter of tiny (profile, eta, anchor, mishap, tally, pause)"
             "write `[{eta: 0.1}, {eta: 0.01}]`",
         ),
         (
+            {"findings": [{**FINDING, "compare": [{"eta": 0.1}, {"anchor": "ema"}]}]},
+            "`findings[0].compare`: expected two settings of the same parameters, received "
+            "[{'eta': 0.1}, {'anchor': 'ema'}]; name them in both",
+        ),
+        (
             {"findings": [{**FINDING, "compare": [{"eta": 0.1}, {"eta": 0.3}]}]},
             "`findings[0].compare`: expected a setting that the grid has, received {'eta': 0.3}; add its values to the grid",
         ),
@@ -229,12 +256,8 @@ TINY = "a parameter of tiny (profile, eta, anchor, mishap, tally, pause)"
     ],
 )
 def test_a_wrong_spec_is_one_line(call, write_spec, tmp_path, changes, message):
-    expected = (
-        2,
-        "",
-        f"keras-bond: argument SPEC: spec.yaml, {message.replace('a mapping,', 'a mapping from parameters to values,')}",
-    )
-    assert call("sweep", write_spec(**changes), "--output", "out") == expected
+    expected = f"keras-bond: argument SPEC: spec.yaml, {message}"
+    assert call("sweep", write_spec(**changes), "--output", "out") == (2, "", expected)
     assert not (tmp_path / "out").exists()
 
 

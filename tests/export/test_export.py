@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import sys
 
 import keras
 import keras_hub
@@ -147,6 +148,53 @@ def test_what_cannot_be_exported_is_refused_before_anything_is_written(tmp_path)
     policy.backbone.layer_norm.trainable = True
     with pytest.raises(ValueError, match="more than that is trainable"):
         export.to_peft(policy, folder)
+
+
+OTHERS = [
+    ("gemma", "use_sliding_window_attention", True, "a sliding window and no norm after a block"),
+    ("gemma", "final_logit_soft_cap", 3.0, "a cap on logits and no norm after a block"),
+    ("gemma3", "vision_encoder", object(), "a vision encoder"),
+    ("gemma3", "use_bidirectional_attention", True, "attention in both directions"),
+    ("gemma3", "use_query_key_norm", False, "no norm of queries and keys"),
+    ("gemma3", "use_post_ffw_norm", False, "no norms after its blocks"),
+    ("llama3", "rope_position_scaling_factor", 2.0, "positions that are scaled"),
+    ("qwen2.5", "use_sliding_window_attention", True, "a sliding window"),
+    ("qwen3", "sliding_window_size", 4, "a sliding window"),
+]
+
+
+@pytest.mark.parametrize(("kind", "setting", "value", "message"), OTHERS)
+def test_a_model_that_has_no_counterpart_is_refused(kind, setting, value, message):
+    backbone = MODELS[kind]().backbone
+    object.__setattr__(backbone, setting, value)
+    with pytest.raises(ValueError, match=f"^`transformers` has no model of this family with {message}: it cannot"):
+        export.folders.layout(backbone)
+
+
+def test_layers_tokenizers_and_packages_that_do_not_allow_an_export_are_named(tmp_path, monkeypatch):
+    policy, folder = tiny.causal_lm(), tmp_path / "out"
+
+    def refused(message, call=export.to_transformers, error=ValueError, **settings):
+        with pytest.raises(error, match=message):
+            call(policy, folder, **settings)
+        assert not folder.exists()
+
+    refused(r"`max_shard_size` must be an integer of at least 1\. Received: max_shard_size=0", max_shard_size=0)
+    with monkeypatch.context() as patch:
+        patch.delitem(export.tokenizers.CLASSES, "GemmaTokenizer")
+        refused("^Models with these tokenizers can be exported: .*Received: GemmaTokenizer$")
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "safetensors.numpy", None)
+        refused(r"^An export needs safetensors: pip install 'keras-bond\[export\]'$", error=ImportError)
+    with monkeypatch.context() as patch:
+        patch.setattr(policy.backbone.layer_norm, "epsilon", 1e-3)
+        refused("has no model of this family with norms of several epsilons")
+    policy.backbone.token_embedding.enable_lora(2)
+    refused("^LoRA of an embedding is not exported as an adapter: `to_transformers` merges it", call=export.to_peft)
+    policy.backbone.transformer_layers[0].attention.query_dense.quantize("int8")
+    refused(r"^A quantized model cannot be exported.* Received: model\.layers\.0\.self_attn\.q_proj with int8$")
+    policy.preprocessor = None
+    refused("^`policy` must be a KerasHub `CausalLM` with its preprocessor, or a trainer")
 
 
 def test_bfloat16_and_the_generation_config(tmp_path):

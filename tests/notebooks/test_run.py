@@ -222,6 +222,12 @@ def test_a_value_that_no_notebook_can_be_given_is_refused(write_notebook, tmp_pa
     assert not (tmp_path / "out").exists()
 
 
+def test_a_folder_that_no_file_can_name_is_refused(write_notebook, tmp_path):
+    path = write_notebook("small", "x = 1\noutput = ''")
+    with pytest.raises(ValueError, match=r"^argument --output: expected a name that UTF-8 has, received '.*ud800'$"):
+        runner.run(path, tmp_path / "\ud800")
+
+
 def test_a_parameter_that_is_set_twice_is_refused(run, write_notebook):
     message = "argument -p: expected each parameter once, received 'steps' twice"
     path = write_notebook("small", PARAMETERS)

@@ -3,6 +3,7 @@ import fractions
 import functools
 import itertools
 import re
+import sys
 
 import keras
 import numpy as np
@@ -359,6 +360,12 @@ def test_vader_tells_praise_from_blame():
 def test_vader_scores_the_completion_alone():
     ours = call_reward(VaderSentiment(), ["A horrible, terrible war", "A great joy"], [" was fine.", " was fine."], {})
     assert ours[0] == ours[1] > 0
+
+
+def test_without_vader_its_package_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "vaderSentiment.vaderSentiment", None)
+    with pytest.raises(ImportError, match=r"`vaderSentiment`: pip install 'keras-bond\[experiments\]'$"):
+        VaderSentiment()
 
 
 def test_vader_survives_serialisation():

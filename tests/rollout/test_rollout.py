@@ -282,3 +282,7 @@ def test_a_model_without_preprocessor_or_of_another_kind_is_refused():
         Rollout(policy, 4, 3)
     with pytest.raises(ValueError, match=r"must be a KerasHub `CausalLM`.*Received: str"):
         Rollout("gemma", 4, 3)
+    policy = tiny.causal_lm("gemma3")
+    object.__setattr__(policy.backbone, "vision_encoder", object())
+    with pytest.raises(ValueError, match=r"^Only text models are supported"):
+        Rollout(policy, 4, 3)

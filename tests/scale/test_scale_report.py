@@ -1,4 +1,5 @@
 import math
+import types
 
 import keras
 import pytest
@@ -141,6 +142,38 @@ def test_a_topology_is_a_generation_and_a_shape(name):
     )
 
 
+def test_a_shape_that_the_compiler_does_not_know(monkeypatch):
+    from jax.experimental import topologies
+
+    def refuse(platform, topology_name):
+        raise RuntimeError(message)
+
+    monkeypatch.setattr(topologies, "get_topology_desc", refuse)
+    message = "INVALID_ARGUMENT: no such shape"
+    with pytest.raises(ValueError, match=r"^`topology`: the TPU compiler does not know v5e:7x9: INVALID_ARGUMENT: no such"):
+        scale.step_report("gemma_2b", "v5e:7x9")
+    message = "INTERNAL: a bug"
+    with pytest.raises(RuntimeError, match=message):
+        scale.step_report("gemma_2b", "v5e:7x9")
+
+
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        ({"batch_size": 3}, "`batch_size` must be a multiple of the 2 chips of the batch axis and .* of 3. Received: 3"),
+        ({"batch_size": 8, "microbatch_size": 6}, "`microbatch_size` must be .* divide the batch of 8. Received: 6"),
+        ({"batch_size": 8, "sampling_batch_size": 1}, "`sampling_batch_size` must be .*. Received: 1"),
+    ],
+)
+def test_every_chip_has_as_many_rows(monkeypatch, sizes, message):
+    mesh = types.SimpleNamespace(shape=(2, 4))
+    monkeypatch.setattr(reports, "device_mesh", lambda name, model_chips: mesh)
+    with pytest.raises(ValueError, match=message):
+        scale.step_report("gemma_2b", "v5e:2x4", **sizes)
+
+
 def test_the_model_axis_must_divide_the_chips():
+    with pytest.raises(ValueError, match=r"^`model_chips` must divide the 8 chips of v5e:2x4\. Received: 0"):
+        scale.step_report("gemma_2b", "v5e:2x4", model_chips=0)
     with pytest.raises(ValueError, match=r"^`model_chips` must divide the 8 chips of v5e:2x4\. Received: 3"):
         scale.step_report("gemma_2b", "v5e:2x4", model_chips=3)

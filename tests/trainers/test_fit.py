@@ -449,11 +449,23 @@ def test_a_failing_reward_leaves_policy_and_trainer_usable(answer, message):
         ({"sampler": "top_k"}, "another distribution than the model's"),
         ({"temperature": 0.0}, "`temperature` must be above 0"),
         ({"max_completion_length": 0}, "`max_completion_length` must be an integer of at least 1"),
+        ({"microbatch_size": 0}, "`microbatch_size` must be an integer of at least 1. Received: microbatch_size=0"),
+        ({"n": 4, "num_anchor_samples": 3}, "`num_anchor_samples` must be an integer of at least 4"),
     ],
 )
 def test_bad_arguments_name_themselves(change, message):
     with pytest.raises(ValueError, match=message):
         JBOND(**{"policy": tiny.causal_lm(), "reward": tiny.letters_reward, **SIZES, **change})
+
+
+@pytest.mark.any_backend
+def test_a_trainer_needs_something_to_train_and_an_objective():
+    policy = tiny.causal_lm()
+    policy.trainable = False
+    with pytest.raises(ValueError, match=r"^`policy` has no trainable variables"):
+        JBOND(policy, tiny.letters_reward, **SIZES)
+    with pytest.raises(NotImplementedError, match=r"^`JBOND` must implement `objective`"):
+        super(JBOND, trainer_of()).objective(None, None)
 
 
 @pytest.mark.any_backend
