@@ -249,7 +249,7 @@ def test_errors(models, kwargs, message):
 
 
 @pytest.mark.any_backend
-def test_tokens_and_columns_reach_the_reward(models):
+def test_tokens_and_columns_reach_the_reward(models, monkeypatch):
     def reward(completions, completion_ids, answer):
         assert len(completions) == len(completion_ids) == len(answer) == 3
         assert all(row.count(1) == (row[-1] == 1) for row in completion_ids)
@@ -258,6 +258,7 @@ def test_tokens_and_columns_reach_the_reward(models):
     table = {"prompt": ["ab", "c", "ba"], "answer": ["1", "2", "3"]}
     result = evaluate(*models, reward, table, batch_size=2, **SIZES)
     np.testing.assert_array_equal(result.samples.rewards, result.samples.lengths)
+    monkeypatch.setattr(Rollout, "sample", lambda *arguments: pytest.fail("a completion was sampled"))
     with pytest.raises(
         ValueError, match=r"Received: `reward\(completions, completion_ids, answer\)`, which needs `answer`$"
     ):
