@@ -237,8 +237,8 @@ def test_evaluate_says_what_is_wrong(evaluate, arguments, options, status, messa
     ],
 )
 def test_a_missing_package_says_how_to_install_it(monkeypatch, capsys, command, package, extra):
-    for name in ("KERAS_BACKEND", "JAX_PLATFORMS", "TF_CPP_MIN_LOG_LEVEL"):
-        monkeypatch.setenv(name, os.environ.get(name, ""))
+    monkeypatch.setenv("KERAS_BACKEND", BACKEND)
+    monkeypatch.setenv("JAX_PLATFORMS", os.environ.get("JAX_PLATFORMS", ""))
     find = importlib.util.find_spec
     here = {"lm_eval", "libtpu", "joblib", "matplotlib", "vaderSentiment", "scipy"} - {package}
     monkeypatch.setattr(
@@ -254,7 +254,7 @@ def test_a_missing_package_says_how_to_install_it(monkeypatch, capsys, command, 
 @pytest.mark.any_backend
 @pytest.mark.parametrize("command", ["run x", "sweep x.yaml", "demo"])
 def test_a_file_is_no_place_for_results(monkeypatch, capsys, command):
-    monkeypatch.setenv("KERAS_BACKEND", os.environ["KERAS_BACKEND"])
+    monkeypatch.setenv("KERAS_BACKEND", BACKEND)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
     with pytest.raises(SystemExit) as error:
         cli.main([*command.split(), "--output", __file__])

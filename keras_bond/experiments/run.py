@@ -37,10 +37,10 @@ def run(notebook, output, parameters=None, say=print, started=None, required=(),
     started = started or time.time()
     source, output, parameters = notebooks.read(notebook), pathlib.Path(output), dict(parameters or {})
     name, target = source.path.stem, output / source.path.name
-    if target.resolve() == source.path.resolve():
-        raise ValueError(f"argument --output: expected another folder than the notebook's own, received {str(output)!r}")
     if not is_json(str(output)):
         raise ValueError(f"argument --output: expected a name that UTF-8 has, received {str(output)!r}")
+    if target.resolve() == source.path.resolve():
+        raise ValueError(f"argument --output: expected another folder than the notebook's own, received {str(output)!r}")
     for key, its in parameters.items():
         if key not in source.parameters:
             known = ", ".join(source.parameters) or "it has none"

@@ -148,6 +148,9 @@ def test_a_shape_that_the_compiler_does_not_know(monkeypatch):
     def refuse(platform, topology_name):
         raise RuntimeError(message)
 
+    for name in ("SKIP_MDS_QUERY", "ACCELERATOR_TYPE", "WORKER_HOSTNAMES"):  # which are set for good
+        monkeypatch.setenv(f"TPU_{name}", "")
+    monkeypatch.setenv("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
     monkeypatch.setattr(topologies, "get_topology_desc", refuse)
     message = "INVALID_ARGUMENT: no such shape"
     with pytest.raises(ValueError, match=r"^`topology`: the TPU compiler does not know v5e:7x9: INVALID_ARGUMENT: no such"):
