@@ -391,7 +391,7 @@ def test_two_seeds_are_not_warned_about(write_sweep):
         (
             lambda f: (f / "cells" / "eta=0.1,seed=0" / "evaluation.csv").write_text("step,reward\n0,1\n0,2\n"),
             "'{f}/cells/eta=0.1,seed=0/evaluation.csv': expected rows with a column `step` of distinct integers, received "
-            "['step', 'reward'], [0, 0]",
+            "['step', 'reward'], [0.0, 0.0]",
         ),
         (
             lambda f: (f / "cells" / "eta=0.1,seed=0" / "evaluation.csv").write_text("step,reward\n0,1\n0.5,2\n"),
