@@ -1,5 +1,6 @@
 """The bundled presets: a small model and its prompts, so that everything runs without a network."""
 
+import json
 import pathlib
 import weakref
 
@@ -62,6 +63,19 @@ def origin(causal_lm):
     True
     """
     return _LOADED.get(causal_lm)
+
+
+def generation_config(causal_lm):
+    """What `generation_config.json` says in the folder that `load` had a model from; `eos_token_id` as a list.
+
+    An empty dict where there is no such file, or it is not one.
+    """
+    try:
+        config = json.loads(pathlib.Path(origin(causal_lm), "generation_config.json").read_text(encoding="utf-8"))
+        ends = config.get("eos_token_id", [])
+    except (OSError, ValueError, TypeError, AttributeError):  # no folder, no file, no object
+        return {}
+    return config | {"eos_token_id": ends if isinstance(ends, list) else [ends]}
 
 
 def prompts(name, split="train"):

@@ -16,7 +16,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_bond import families
+from keras_bond import families, presets
 from keras_bond._checks import check_at_least, check_number
 from keras_bond.data import Fitting, Table, bucket, encode, pad_left
 from keras_bond.data.chat import turn_ends
@@ -59,7 +59,8 @@ class Rollout:
         max_prompt_length: tokens, the start token included.
         max_completion_length: tokens, the stop token included.
         temperature: > 0, divides the logits when sampling and when scoring.
-        stop_token_ids: `"auto"` (the tokenizer's end token, and what it has of `data.chat.TURN_ENDS`) or a sequence of ids.
+        stop_token_ids: `"auto"` (the tokenizer's end token, what it has of `data.chat.TURN_ENDS`, and what the
+            `generation_config.json` of the checkpoint names that `presets.load` had it from) or a sequence of ids.
         draw: how a token is chosen, `f(logits (B, V), uniforms (B,), temperature) -> (token_ids, log_probs)`, each (B,):
             `ops.draw_tokens`, or `ops.greedy_tokens`.
         sampling_batch_size: prompts that are sampled at a time, with the keys and values of all their samples in memory; by
@@ -506,7 +507,8 @@ class Rollout:
                 f'`stop_token_ids` must be "auto" or a sequence of token ids, each below {size}. '
                 f"Received: stop_token_ids={stop_token_ids!r}"
             )
-        return tuple(turn_ends(self.tokenizer))
+        ids = [*turn_ends(self.tokenizer), *presets.generation_config(self.causal_lm).get("eos_token_id", [])]
+        return tuple(dict.fromkeys(ids))
 
 
 def _replace(cache, function):
