@@ -507,8 +507,8 @@ class Rollout:
                 f'`stop_token_ids` must be "auto" or a sequence of token ids, each below {size}. '
                 f"Received: stop_token_ids={stop_token_ids!r}"
             )
-        ids = [*turn_ends(self.tokenizer), *presets.generation_config(self.causal_lm).get("eos_token_id", [])]
-        return tuple(dict.fromkeys(ids))
+        ends = [*turn_ends(self.tokenizer), *presets.generation_config(self.causal_lm).get("eos_token_id", [])]
+        return tuple(dict.fromkeys(ends))
 
 
 def _replace(cache, function):
