@@ -112,7 +112,8 @@ def to_the_left(rows, mask, width=None):
     """
     lengths, columns = ops.sum(ops.cast(mask, "int32"), axis=1), rows.shape[1]
     places = ops.expand_dims(columns - lengths, 1) + ops.arange(width or columns, dtype="int32")
-    return ops.take_along_axis(rows, ops.minimum(places, columns - 1), axis=1), lengths
+    places = ops.cast(ops.minimum(places, columns - 1), "int32")  # whatever floatx is
+    return ops.take_along_axis(rows, places, axis=1), lengths
 
 
 def joined_on_the_left(rows):
