@@ -35,8 +35,7 @@ import time
 import keras
 import yaml
 
-import keras_bond
-from keras_bond import optimizers, presets
+from keras_bond import optimizers, presets, trainers
 from keras_bond.callbacks import Checkpoint, EvaluateEvery, KLBudget, SampleTable, StepLogger
 from keras_bond.evaluation import Evaluator
 from keras_bond.experiments.evaluate import table_of
@@ -209,15 +208,13 @@ def _held_out(evaluation, spec):
 
 def _trainer(policy, reward, spec):
     settings = {"name": "JBOND", **spec.get("algorithm", {})}
-    algorithm = getattr(keras_bond, str(settings.pop("name")), None)
-    if not (isinstance(algorithm, type) and issubclass(algorithm, keras_bond.AlignmentTrainer)):
-        names = [
-            name for name in keras_bond.__all__ if name.isupper() or name in ("IterativeBOND", "BestOfNSFT", "Reinforce")
-        ]
-        raise ValueError(f"`algorithm.name` must be one of {', '.join(names)}. Received: {spec['algorithm']['name']!r}")
+    name = str(settings.pop("name"))
+    names = [one for one in trainers.__all__ if one != "AlignmentTrainer"]
+    if name not in names:
+        raise ValueError(f"`algorithm.name` must be one of {', '.join(names)}. Received: {name!r}")
     of_the_trainer = {name: spec[name] for name in OF_THE_TRAINER if name in spec}
     try:
-        trainer = algorithm(policy, reward, **settings, **of_the_trainer)
+        trainer = getattr(trainers, name)(policy, reward, **settings, **of_the_trainer)
         trainer.compile(_optimizer(spec.get("optimizer", {})))
     except TypeError as error:  # an argument that there is not
         raise ValueError(f"`algorithm` or `optimizer`: {error}") from error

@@ -212,7 +212,9 @@ class Rollout:
         """
         budget, ahead = sources[0][1].shape[2], self._ahead(prompt_ids.shape[1])
         few = len(self._widths(budget + ahead, ahead)) == 1
-        sources = [(weights, widened(_tensors(uniforms)[0], ahead, axis=2)) for weights, uniforms in sources]
+        if ahead:
+            sources = [(weights, widened(ops.convert_to_tensor(uniforms), ahead, axis=2)) for weights, uniforms in sources]
+        sources = [(weights, *_tensors(uniforms)) for weights, uniforms in sources]
         prompt, uniforms = _tensors(prompt_ids, prompt_mask), sources[0][1]
         passes = [sources] if differ_in_adapters_alone(self.causal_lm) else [[source] for source in sources]
         sample = self._sample if few or not is_readable(uniforms) else self._sample_in_segments

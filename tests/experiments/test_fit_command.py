@@ -18,7 +18,7 @@ SPEC = {
     "lora": 2,
     "prompts": "prompts.csv",
     "column": "question",
-    "reward": "judge:long",
+    "reward": "of_fit:long",
     "algorithm": {"name": "JBOND", "n": 2},
     "optimizer": {"name": "adam", "learning_rate": 1e-3, "warmup_steps": 2},
     "batch_size": 4,
@@ -43,12 +43,13 @@ def needy(prompts, completions, target):
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.delitem(sys.modules, "judge", raising=False)
-    (tmp_path / "judge.py").write_text(JUDGE)
+    monkeypatch.delitem(sys.modules, "of_fit", raising=False)
+    (tmp_path / "of_fit.py").write_text(JUDGE)
     with open("prompts.csv", "w", newline="") as file:
         writer = csv.writer(file)
         writer.writerows([("question", "target"), ("We will", "a"), ("The nation", "b"), ("I ask", "a")])
-    return tmp_path
+    yield tmp_path
+    sys.modules.pop("of_fit", None)
 
 
 def write(**changes):
@@ -105,8 +106,8 @@ def test_a_run_goes_on_and_leaves_what_was_asked_for(folder, capsys):
         ({"evaluation": {"every": 1}}, r"`evaluation.prompts` is required"),
         ({"prompts": "nothing.txt"}, r"there is no file 'nothing.txt'"),
         ({"column": "prompt"}, r"has no column `prompt`, but question, target"),
-        ({"reward": "judge:short"}, r"the module judge has no attribute 'short'"),
-        ({"reward": "judge:needy"}, r"`reward` may ask for .* which needs `target`"),  # which the held-out prompts lack
+        ({"reward": "of_fit:short"}, r"the module of_fit has no attribute 'short'"),
+        ({"reward": "of_fit:needy"}, r"`reward` may ask for .* which needs `target`"),  # which the held-out prompts lack
         ({"algorithm": {"name": "PPO"}}, r"`algorithm.name` must be one of .*JBOND.* Received: 'PPO'"),
         ({"algorithm": {"name": "JBOND", "m": 2}}, r"Unrecognized keyword arguments passed to JBOND: .'m': 2."),
         ({"algorithm": {"beta": 2}}, r"`beta` must lie in \[0, 1\]. Received: beta=2"),
