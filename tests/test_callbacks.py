@@ -55,6 +55,14 @@ def test_a_budget_leaves_the_last_policy_within_it():
         np.testing.assert_array_equal(found, expected)
 
 
+def test_a_run_within_its_budget_keeps_its_last_update():
+    trainer, path, budget = trainer_of(), Path(), KLBudget(100, every=4)
+    trainer.fit(PROMPTS, batch_size=16, steps_per_epoch=6, verbose=0, callbacks=[path, budget])
+    assert budget.kept_at == 6
+    for found, expected in zip(values(trainer), path.policies[-1], strict=True):
+        np.testing.assert_array_equal(found, expected)
+
+
 def test_a_held_out_budget_is_the_evaluators_kl():
     trainer = trainer_of(rate=0.01)
     evaluator = Evaluator(trainer.policy, None, tiny.letters_reward, PROMPTS, batch_size=8, rollout=trainer.rollout)

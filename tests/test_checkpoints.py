@@ -128,12 +128,13 @@ def test_a_stream_and_a_learned_quantile_go_on_too(tmp_path):
 @pytest.mark.any_backend
 def test_a_script_of_several_fits_goes_on_in_the_one_that_was_stopped(tmp_path):
     def script(folder, stop=None):
-        trainer, checkpoint = trainer_of(), Checkpoint(folder, every=1)
+        trainer, checkpoint, log = trainer_of(), Checkpoint(folder, every=1), StepLogger(f"{folder}.csv")
         histories = []
         for call, prompts in enumerate((PROMPTS, ["b", "cab"])):
-            callbacks = [checkpoint, *([Stop(2, kill)] if call == stop else [])]
+            callbacks = [checkpoint, log, *([Stop(2, kill)] if call == stop else [])]
             histories.append(trainer.fit(prompts, batch_size=2, epochs=2, steps_per_epoch=2, verbose=0, callbacks=callbacks))
-        return trainer, [history.history for history in histories]
+        rows = [{name: value for name, value in row.items() if name != "seconds"} for row in log.rows]
+        return trainer, [[history.history for history in histories], rows]
 
     expected, expected_histories = script(tmp_path / "whole")
     with pytest.raises(KilledError):
@@ -156,6 +157,23 @@ def test_a_run_that_is_done_goes_on_for_more_epochs(tmp_path):
     trainer, again = script(tmp_path / "more", 3)
     assert_same_state(trainer, expected)
     assert again.history == history.history
+
+
+@pytest.mark.any_backend
+def test_a_run_that_a_callback_has_stopped_is_done(tmp_path):
+    class Enough(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            self.model.stop_training = True
+
+    def script():
+        trainer = trainer_of()
+        callbacks = [Checkpoint(tmp_path, every=3), Enough()]
+        return trainer, trainer.fit(PROMPTS, batch_size=2, epochs=3, steps_per_epoch=2, verbose=0, callbacks=callbacks)
+
+    (expected, history), (again, as_it_was) = script(), script()
+    assert_same_state(again, expected)
+    assert as_it_was.history == history.history
+    assert history.epoch == [0]
 
 
 @pytest.mark.any_backend
@@ -286,7 +304,6 @@ def test_what_a_checkpoint_cannot_go_on_with_is_said_before_the_first_step(tmp_p
         fit(batch_size=4)
     with filelock.FileLock(tmp_path / "run" / ".lock"), pytest.raises(ValueError, match="`folder` must belong to one run"):
         fit()
-    (tmp_path / "steps.csv").write_text("step\n")
     with pytest.warns(UserWarning, match=r"whose settings were others: optimizer learning_rate: 0.009.* -> 0.5"):
         fit(rate=0.5)
     with pytest.raises(ValueError, match=r"`every` must be an integer of at least 1"):
@@ -295,15 +312,19 @@ def test_what_a_checkpoint_cannot_go_on_with_is_said_before_the_first_step(tmp_p
 
 @pytest.mark.any_backend
 def test_a_log_that_has_lost_rows_is_refused(tmp_path):
-    def fit(stop=()):
+    def fit(stop=(), trainer=None):
         callbacks = [Checkpoint(tmp_path / "run", every=1), StepLogger(tmp_path / "steps.csv"), *stop]
-        return trainer_of().fit(PROMPTS, batch_size=2, verbose=0, callbacks=callbacks)
+        return (trainer or trainer_of()).fit(PROMPTS, batch_size=2, verbose=0, callbacks=callbacks)
 
     with pytest.raises(KilledError):
         fit([Stop(2, kill)])
     (tmp_path / "steps.csv").write_text("step,seconds\n1,")
+    trainer = trainer_of()
+    before = values(trainer)
     with pytest.raises(ValueError, match=r"`filename` must have the 1 rows .* with 0 whole ones"):
-        fit()
+        fit(trainer=trainer)
+    for name, value in values(trainer).items():  # nothing has been changed
+        np.testing.assert_array_equal(value, before[name])
 
 
 @pytest.mark.any_backend

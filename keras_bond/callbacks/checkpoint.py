@@ -74,6 +74,8 @@ class Checkpoint(keras.callbacks.Callback):
             self._writing = None
             if self._fits == 0 and self._steps == 0:
                 self._restore(trainer)
+            elif self._position is not None:  # a call after those that were finished, whose callbacks began anew
+                self._resume()
             self._identity = checkpoints.identity_of(trainer)
             try:
                 yield
@@ -90,9 +92,10 @@ class Checkpoint(keras.callbacks.Callback):
             return
         if position["fit"] > self._fits:  # this call was finished
             self._history = position["histories"][self._fits]
-            self._epoch = self._history["epochs"]
+            self._epoch = self.params["epochs"]
             last = position["fit"] == self._fits + 1 and position["epoch"] == position["step"] == 0
-            if last and self._epoch < self.params["epochs"]:  # and is to go on
+            if last and self._history["asked"] < self._epoch:  # and is to go on
+                self._epoch = self._history["epochs"]
                 self._position = position | {"fit": self._fits, "epoch": self._epoch, "history": self._history}
         else:
             self._epoch, self._step, self._history = position["epoch"], position["step"], position["history"]
@@ -133,7 +136,7 @@ class Checkpoint(keras.callbacks.Callback):
         self._tell_history()
         finished = self._position is not None and self._position["fit"] > self._fits
         self._fits += 1
-        self._histories.append(self._history)
+        self._histories.append(self._history | {"asked": self.params["epochs"]})
         if not finished:
             self._begin()
             self._save()
@@ -190,7 +193,7 @@ class Checkpoint(keras.callbacks.Callback):
         path = checkpoints.latest(self.folder)
         if path is None:
             return
-        manifest, self._arrays = checkpoints.restore(trainer, path)
+        manifest, arrays = checkpoints.read(trainer, path)
         position = manifest["position"]
         if "fit" not in position:
             raise ValueError(
@@ -211,11 +214,22 @@ class Checkpoint(keras.callbacks.Callback):
                 "part of the optimizer's state, as its learning rate, the checkpoint's value stands.",
                 stacklevel=6,
             )
-        self._path, self._position, self._steps, self._histories = path, position, position["steps"], []
+        self._arrays = {name: array for name, array in arrays.items() if name.startswith("callbacks/")}
+        self._position = position
+        try:
+            self._resume()
+        except ValueError:
+            self._position = None
+            raise
+        self._path, self._steps = path, position["steps"]
+        checkpoints.assign(trainer, arrays)  # nothing can be wrong any more
+
+    def _resume(self):
+        """Give the callbacks their positions."""
         for name, callback in self._others.items():
             arrays = {key.removeprefix(f"callbacks/{name}/"): v for key, v in self._arrays.items() if f"/{name}/" in key}
-            if hasattr(callback, "resume") and name in position["callbacks"]:
-                callback.resume(position["callbacks"][name] | arrays, self.folder)
+            if hasattr(callback, "resume") and name in self._position["callbacks"]:
+                callback.resume(self._position["callbacks"][name] | arrays, self.folder)
             if isinstance(callback, keras.callbacks.CSVLogger):
                 callback.append = True
 

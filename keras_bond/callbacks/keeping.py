@@ -13,7 +13,8 @@ from keras_bond.trainers.callback_checks import HIGHER_IS_BETTER, LOWER_IS_BETTE
 
 
 class _Keeping(keras.callbacks.Callback):
-    """Looks at a metric every so many updates, keeps the policy where a subclass says so, and puts it back at the end.
+    """Looks at a metric every so many updates, and at the end. Keeps the policy where a subclass says so, and puts it back
+    at the end.
 
     Only the policy's trainable variables are kept and put back, in the host's memory: anchor and optimizer are as the last
     update left them.
@@ -42,8 +43,10 @@ class _Keeping(keras.callbacks.Callback):
     def on_train_batch_end(self, batch, logs=None):
         self._updates += 1
         self._recent.append(float(logs[self.metric]) if self.evaluator is None else math.nan)
-        if self._updates % self.every:
-            return
+        if self._updates % self.every == 0:
+            self._look()
+
+    def _look(self):
         if self.evaluator is None:
             value = float(np.mean(self._recent))
         else:
@@ -59,6 +62,8 @@ class _Keeping(keras.callbacks.Callback):
         raise NotImplementedError
 
     def on_train_end(self, logs=None):
+        if self._updates % self.every:  # the last updates have not been looked at
+            self._look()
         if self.kept_at is not None:
             for variable, value in zip(self.model.policy.trainable_variables, self._kept, strict=True):
                 variable.assign(value)

@@ -151,12 +151,23 @@ def restore(trainer, path):
         ValueError: if the checkpoint is not whole, of a newer format, or of another algorithm, model, LoRA rank or
             optimizer. Nothing has been changed then.
     """
+    manifest, arrays = read(trainer, path)
+    assign(trainer, arrays)
+    return manifest, arrays
+
+
+def read(trainer, path):
+    """As `restore`, without giving the trainer its state: that is among the arrays, for `assign`."""
     manifest, arrays = _read(pathlib.Path(path))
     _check_fits(trainer, path, manifest, arrays)
-    manifest["changed"] = _changed_settings(trainer, manifest)  # before the learning rate is the checkpoint's
+    manifest["changed"] = _changed_settings(trainer, manifest)
+    return manifest, arrays
+
+
+def assign(trainer, arrays):
+    """Give the trainer its state out of what `read` returned; what is left are the other arrays."""
     for name, variable in trainer.named_state().items():
         variable.assign(arrays.pop(name))
-    return manifest, arrays
 
 
 def _changed_settings(trainer, manifest):

@@ -50,7 +50,7 @@ def run(policy, reference, reward, prompts, output=None, say=print, started=None
             "prompts": str(prompts),
             "num_prompts": len(result.prompts),
             "estimates": {
-                name: {**{k: _number(v) for k, v in estimate._asdict().items()}, "unit": UNITS[name]}
+                name: {**{k: number(v) for k, v in estimate._asdict().items()}, "unit": UNITS[name]}
                 for name, estimate in result.estimates.items()
             },
             "settings": settings,
@@ -74,7 +74,8 @@ def table_of(estimates):
     """
     rows = [f"{'name':<27}{'value':>9} {'low':>9} {'high':>9}  unit"]
     rows += [
-        f"{name:<27}" + " ".join(f"{v:9.4f}" for v in estimate) + f"  {UNITS[name]}" for name, estimate in estimates.items()
+        f"{name:<27}" + " ".join(f"{v:9.4f}" for v in estimate) + f"  {UNITS.get(name, 'share')}"
+        for name, estimate in estimates.items()
     ]
     return "\n".join(rows)
 
@@ -86,5 +87,6 @@ def _argument(name, read, value):
         raise ValueError(f"argument {name}: {error}") from error
 
 
-def _number(value):
-    return value if math.isfinite(value) else None  # JSON has no NaN
+def number(value):
+    """A figure as JSON has it: `None` where it is not finite."""
+    return value if math.isfinite(value) else None

@@ -38,8 +38,9 @@ import yaml
 from keras_bond import optimizers, presets, trainers
 from keras_bond.callbacks import Checkpoint, EvaluateEvery, KLBudget, SampleTable, StepLogger
 from keras_bond.evaluation import Evaluator
-from keras_bond.experiments.evaluate import table_of
+from keras_bond.experiments.evaluate import number, table_of
 from keras_bond.experiments.inputs import load_policy, load_reward, read_prompts
+from keras_bond.experiments.memory import bytes_of
 from keras_bond.experiments.provenance import versions, write_whole
 from keras_bond.export import to_peft, to_transformers
 from keras_bond.export.layouts import layout
@@ -175,7 +176,7 @@ def run(path, output, dry_run=False, say=print, started=None):
     if evaluator is not None:
         result = evaluator()
         result.save(output / "evaluation.csv")
-        summary["estimates"] = {name: [*map(_number, estimate)] for name, estimate in result.estimates.items()}
+        summary["estimates"] = {name: [*map(number, estimate)] for name, estimate in result.estimates.items()}
         say(f"\nHeld out, {len(result.prompts)} prompts:\n{table_of(result.estimates)}")
     summary["exported"] = [_export(trainer, kind, output, say) for kind in spec.get("export", [])]
     write_whole(output / "summary.json", json.dumps(summary, indent=2) + "\n")
@@ -249,7 +250,7 @@ def _say_plan(say, trainer, spec, prompts):
         "reference": [] if trainer.reference is trainer.anchor else trainer.reference.variables,
         "optimizer": trainer.optimizer.variables,
     }
-    memory = {name: sum(_bytes(v) for v in of_it) for name, of_it in held.items()}
+    memory = {name: bytes_of(of_it) for name, of_it in held.items()}
     rollout, samples = trainer.rollout, trainer.num_samples + trainer.num_anchor_samples
     columns = rollout.max_prompt_length + rollout.max_completion_length
     rows = min(_batch_size(spec), rollout.sampling_batch_size or _batch_size(spec)) * samples
@@ -262,10 +263,6 @@ def _say_plan(say, trainer, spec, prompts):
         f"in all {_size(sum(memory.values()))}; on top of it keys and values of up to {rows} rows of {columns} tokens while "
         "it samples, and the activations of an update.\n"
     )
-
-
-def _bytes(variable):
-    return math.prod(variable.shape) * {"float32": 4, "int32": 4, "uint32": 4, "int64": 8}.get(str(variable.dtype), 2)
 
 
 def _size(count):
@@ -288,10 +285,6 @@ def _summary(spec, rows, started):
         "backend": keras.config.backend(),
         "versions": versions(),
     }
-
-
-def _number(value):
-    return value if math.isfinite(value) else None
 
 
 def _export(trainer, kind, output, say):

@@ -181,10 +181,10 @@ def _figures(name, layers, lora_rank, width, budget, n):
     computed_otherwise = [v for v in policy.variables if str(v.dtype) != policy.compute_dtype]
     return {
         "parameters": sum(math.prod(v.shape) for v in policy.variables),
-        "weights": _bytes(policy.variables),
-        "optimizer": _bytes(trainer.optimizer.variables),
-        "shadows": _bytes([*trainer.anchor.variables, *trainer.reference.variables]),
-        "gradients": _bytes(policy.trainable_variables),
+        "weights": bytes_of(policy.variables),
+        "optimizer": bytes_of(trainer.optimizer.variables),
+        "shadows": bytes_of([*trainer.anchor.variables, *trainer.reference.variables]),
+        "gradients": bytes_of(policy.trainable_variables),
         "copies": 2 * sum(math.prod(v.shape) for v in computed_otherwise),  # in bfloat16
         "activations": _kept(trainer.rollout, width, budget) / PROMPTS,
         "cache": (1 + n) * _cache(policy, width + budget),
@@ -222,17 +222,18 @@ def _kept(rollout: Rollout, width, budget):
         return jax.vjp(hidden, trainable)[1]
 
     kept = jax.tree.leaves(jax.eval_shape(backward, *groups, prompt, prompt, completion))
-    return _bytes(array for array in kept if array.shape and array.shape[0] in rows)
+    return bytes_of(array for array in kept if array.shape and array.shape[0] in rows)
 
 
 def _cache(policy, length):
     import jax
 
     cache = jax.eval_shape(lambda: families.of(policy).new_cache(1, length))
-    return _bytes(jax.tree.leaves(cache))
+    return bytes_of(jax.tree.leaves(cache))
 
 
-def _bytes(arrays):
+def bytes_of(arrays):
+    """What arrays or variables, of which shapes and dtypes are known, take."""
     return sum(math.prod(array.shape) * _itemsize(array) for array in arrays)
 
 

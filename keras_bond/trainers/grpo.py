@@ -3,15 +3,12 @@
 import keras
 from keras import ops
 
-from keras_bond._checks import check_at_least, check_not_negative
-from keras_bond.anchors import FrozenAnchor
 from keras_bond.ops import group_advantages, is_valid, kl_loss, valid_mean
-from keras_bond.rewards import differences
-from keras_bond.trainers.trainer import AlignmentTrainer
+from keras_bond.trainers.reinforce import Reinforce
 
 
 @keras.saving.register_keras_serializable("keras_bond")
-class GRPO(AlignmentTrainer):
+class GRPO(Reinforce):
     """Ascends the reward, normalised among the m samples of a prompt; one update for each rollout, so without clipping.
 
         y_1 ... y_m ~ pi,   A_i = (r(y_i) - mean r) / (std r + 1e-4)
@@ -35,12 +32,9 @@ class GRPO(AlignmentTrainer):
     """
 
     parts = ("advantage_loss", "regularizer")
-    relative = staticmethod(differences)
 
-    def __init__(self, policy, reward, num_samples=8, beta_rl=0.04, **kwargs):
-        beta_rl, num_samples = check_not_negative(beta_rl=beta_rl), check_at_least(2, num_samples=num_samples)
-        super().__init__(policy, reward, anchor=FrozenAnchor(), num_anchor_samples=0, num_samples=num_samples, **kwargs)
-        self.beta_rl = beta_rl
+    def __init__(self, policy, reward, beta_rl=0.04, num_samples=8, **kwargs):
+        super().__init__(policy, reward, beta_rl=beta_rl, num_samples=num_samples, **kwargs)
 
     def objective(self, scores, trajectory):
         advantages = ops.reshape(group_advantages(ops.reshape(trajectory.relative_reward, (-1, self.num_samples))), (-1,))
@@ -49,6 +43,3 @@ class GRPO(AlignmentTrainer):
         gain = ops.where(valid, advantages, 0.0) * scores.log_prob / length
         loss, regularizer = -valid_mean(gain, valid), kl_loss(scores.log_prob, trajectory.reference_log_prob, valid)
         return loss + self.beta_rl * regularizer, {"advantage_loss": loss, "regularizer": regularizer}
-
-    def get_config(self):
-        return {**super().get_config(), "beta_rl": self.beta_rl}

@@ -34,7 +34,7 @@ class Reinforce(AlignmentTrainer):
     Source: BOND, section 6; Ahmadian et al., "Back to Basics", 2024.
     """
 
-    parts = ("return",)
+    parts: tuple[str, ...] = ("return",)
     relative = staticmethod(differences)
 
     def __init__(self, policy, reward, beta_rl=0.1, num_samples=2, **kwargs):
